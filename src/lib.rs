@@ -1,5 +1,16 @@
 //! `vllm-operator`: a map of the modules, in reading order.
 //!
-//! 1. [`api`]: what users write, and every name.
+//! 1. [`api`]: what users write, and every name that another program sees.
+//! 2. [`policy`]: what a write may do, as plain functions.
+//! 3. [`world`]: what admission knows of clusters and ScaledObjects.
+//! 4. [`admit`]: an admission review in, an answer out.
+//! 5. [`objects`] and [`controller`]: from a cluster to its StatefulSet and Services, and back to its status.
+//! 6. [`certificates`]: the CA's Secret, the served leaf, the injected bundle.
+//! 7. [`args`], [`telemetry`] and [`commands`]: how it is started and what it tells.
 
 pub mod api;
+pub mod args;
+pub mod commands;
+pub mod policy;
+pub mod telemetry;
+pub mod world;

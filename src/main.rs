@@ -1,2 +1,12 @@
-//! Placeholder.
-fn main() {}
+//! The operator's program: parse arguments, run the command.
+
+use clap::Parser as _;
+use vllm_operator::args::{Args, Command};
+use vllm_operator::commands;
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().command {
+        Command::Run(_) => Ok(()),
+        Command::Crd => commands::crd::print(),
+    }
+}

@@ -3,15 +3,14 @@
 //! Architecture invariant: a pure function from the types to the definition. `deploy/crd.yaml` holds its
 //! output, and a test compares the two.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 use serde_json::{Value, json};
 
 use super::VLLMCluster;
 
-/// The definition of `VLLMCluster`.
-pub fn definition() -> CustomResourceDefinition {
-    // Both conversions are between a type and its own JSON form, which the derive's output always has.
+/// The definition of `VLLMCluster`, as JSON: the typed form knows numbers only as floating point.
+pub fn definition() -> Value {
+    // The derive's output always has a JSON form.
     let mut crd = serde_json::to_value(VLLMCluster::crd()).expect("a definition serialises");
     let schema = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     correct(schema);
@@ -31,8 +30,16 @@ pub fn definition() -> CustomResourceDefinition {
     if spec["resources"]["properties"]["claims"].is_object() {
         list_map(&mut spec["resources"]["properties"]["claims"], &["name"]);
     }
-    list_map(&mut schema["properties"]["status"]["properties"]["conditions"], &["type"]);
-    serde_json::from_value(crd).expect("a corrected definition is still one")
+    let status = &mut schema["properties"]["status"]["properties"];
+    list_map(&mut status["conditions"], &["type"]);
+    status["observedGeneration"]["format"] = json!("int64");
+    for count in ["replicas", "readyReplicas"] {
+        if let Some(field) = status[count].as_object_mut() {
+            // Absent is "not seen yet"; a default would make it a count.
+            field.remove("default");
+        }
+    }
+    crd
 }
 
 /// The definition as YAML, the very bytes of `deploy/crd.yaml`.
@@ -49,8 +56,7 @@ fn list_map(list: &mut Value, keys: &[&str]) {
     list["x-kubernetes-list-map-keys"] = json!(keys);
 }
 
-/// Drops `nullable`, which would let an explicit null be stored, and the doubled notations of numbers: the
-/// schema states limits of integers as integers.
+/// Drops `nullable`, which would let an explicit null be stored, and states limits of integers as integers.
 fn correct(node: &mut Value) {
     match node {
         Value::Object(fields) => {
@@ -68,5 +74,65 @@ fn correct(node: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(correct),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn each(node: &Value, path: &str, visit: &mut dyn FnMut(&str, &Value)) {
+        visit(path, node);
+        if let Some(properties) = node["properties"].as_object() {
+            for (name, property) in properties {
+                each(property, &format!("{path}.{name}"), visit);
+            }
+        }
+        if node["items"].is_object() {
+            each(&node["items"], &format!("{path}[]"), visit);
+        }
+    }
+
+    fn schema() -> Value {
+        definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
+    }
+
+    #[test]
+    fn the_installed_copy_is_what_the_types_say() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/crd.yaml");
+        let installed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(installed == yaml(), "{path} is stale: run `cargo run -- crd > deploy/crd.yaml`");
+    }
+
+    #[test]
+    fn every_field_is_documented_and_none_is_nullable() {
+        let mut fields = 0;
+        each(&schema(), "", &mut |path, node| {
+            fields += 1;
+            assert!(node["nullable"].is_null(), "{path} is nullable");
+            let documented = node["description"].as_str().is_some_and(|text| !text.is_empty());
+            assert!(documented || path.ends_with("[]") || path.ends_with("env[].valueFrom"), "{path} has no description");
+        });
+        assert!(fields > 20, "{fields}");
+    }
+
+    #[test]
+    fn replicas_is_demanded_by_rule_and_given_by_no_default() {
+        let schema = schema();
+        let spec = &schema["properties"]["spec"];
+        assert_eq!(spec["default"], json!({}));
+        assert_eq!(spec["properties"]["replicas"]["default"], Value::Null);
+        assert_eq!(spec["x-kubernetes-validations"][0]["rule"], "has(self.replicas)");
+        assert_eq!(schema["required"], Value::Null);
+        for bound in ["replicas", "minReplicas", "maxReplicas"] {
+            let field = &spec["properties"][bound];
+            assert_eq!((&field["minimum"], &field["maximum"]), (&json!(1), &json!(100_000)), "{bound}");
+            assert_eq!(field["format"], "int32", "{bound}");
+        }
+    }
+
+    #[test]
+    fn it_fits_where_client_side_apply_keeps_a_copy() {
+        assert!(yaml().len() < 256 << 10);
     }
 }

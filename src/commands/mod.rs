@@ -1,0 +1,6 @@
+//! The commands, one file each.
+//!
+//! Architecture invariant: a command reads its arguments and ties modules together; what is decided is decided
+//! elsewhere.
+
+pub mod crd;

@@ -1,0 +1,303 @@
+//! Writes to a `VLLMCluster`: the count that a manifest leaves out, and what it may state.
+//!
+//! Architecture invariant: `default` only fills in, `check` only judges. The mutating webhook runs both, so that
+//! its sentence comes before the schema's; the validating one runs `check` on what will be stored.
+
+use crate::api::names::{KIND, MAX_NAME, MAX_REPLICAS};
+
+use super::scale::{Count, by_person};
+use super::{Bounds, Finding, Outcome, Scaler};
+
+/// The part of a spec that the policy reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spec {
+    /// `spec.replicas`.
+    pub replicas: Option<i32>,
+    /// `spec.minReplicas` and `spec.maxReplicas`.
+    pub bounds: Bounds,
+}
+
+/// One write of a `VLLMCluster`.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// The cluster's name; empty while `generateName` has not given it one.
+    pub name: &'a str,
+    /// The spec that the write states.
+    pub new: Spec,
+    /// The spec before the write; `None` on creation.
+    pub old: Option<Spec>,
+    /// Whether the annotation `keep-live-replicas` leaves the live count alone on update.
+    pub keep_live: bool,
+    /// The attached ScaledObject, if there is one.
+    pub scaler: Option<&'a Scaler>,
+}
+
+impl Write<'_> {
+    fn bounds_changed(&self) -> bool {
+        self.old.is_none_or(|old| old.bounds != self.new.bounds)
+    }
+}
+
+/// The count to store where the write leaves it out, must not touch it, or leaves it outside of new bounds.
+/// [`Outcome::replicas`] is `None` where the write already states it.
+pub fn default(write: &Write<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    let bounds = write.new.bounds;
+    let count = match write.old.and_then(|old| old.replicas) {
+        None => write.new.replicas.unwrap_or_else(|| {
+            let holder = write.scaler.filter(|scaler| !scaler.paused && scaler.within(bounds).is_some());
+            bounds.nearest(holder.map_or(1, Scaler::lower))
+        }),
+        Some(live) => {
+            let count = if write.keep_live { live } else { write.new.replicas.unwrap_or(live) };
+            let nearest = bounds.nearest(count);
+            if count == live && count != nearest && write.bounds_changed() && bounds.consistent() {
+                outcome.warnings.push(format!(
+                    "spec.replicas: the live count {live} is outside the new bounds {} to {} of {KIND} {:?}; stored {nearest}",
+                    bounds.lower(), bounds.upper(), write.name
+                ));
+                nearest
+            } else {
+                count
+            }
+        }
+    };
+    outcome.replicas = (write.new.replicas != Some(count)).then_some(count);
+    outcome
+}
+
+/// Judges what will be stored.
+pub fn check(write: &Write<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    if write.old.is_none() && !write.name.is_empty() {
+        outcome.refusals.extend(name_finding(write.name));
+    }
+    if write.bounds_changed() {
+        outcome.refusals.extend(bounds_findings(write.new.bounds));
+        judge_scaler(write, &mut outcome);
+    }
+    // A count is judged against bounds only where they make sense together.
+    if let Some(new) = write.new.replicas.filter(|_| write.new.bounds.consistent()) {
+        let old = write.old.and_then(|old| old.replicas);
+        if old == Some(new) && write.bounds_changed() {
+            outcome.refusals.extend(write.new.bounds.violation(write.name, new));
+        } else {
+            let count =
+                Count { name: write.name, old, new, bounds: write.new.bounds, scaler: write.scaler };
+            let judged = by_person(count);
+            outcome.refusals.extend(judged.refusals);
+            outcome.warnings.extend(judged.warnings);
+        }
+    }
+    outcome
+}
+
+/// The name becomes a Service's (DNS-1035 label) and part of a pod label (at most 52 characters).
+fn name_finding(name: &str) -> Option<Finding> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let message = if name.len() > MAX_NAME {
+        format!(
+            "{name:?} has {} characters; use at most {MAX_NAME}, because the StatefulSet controller puts the name into a pod label and Kubernetes would create no pod",
+            name.len()
+        )
+    } else if !name.chars().all(legal)
+        || !name.starts_with(|c: char| c.is_ascii_lowercase())
+        || name.ends_with('-')
+    {
+        format!(
+            "{name:?} is no DNS-1035 label; use a-z, 0-9 and '-', starting with a letter and ending with a letter or digit, because Services bear the name"
+        )
+    } else {
+        return None;
+    };
+    Some(Finding::new("metadata.name", message))
+}
+
+fn bounds_findings(bounds: Bounds) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (field, bound) in [("spec.minReplicas", bounds.min), ("spec.maxReplicas", bounds.max)] {
+        if let Some(bound) = bound.filter(|bound| !(1..=MAX_REPLICAS).contains(bound)) {
+            findings
+                .push(Finding::new(field, format!("{bound} is no bound of replicas; use 1 to {MAX_REPLICAS}")));
+        }
+    }
+    if let (Bounds { min: Some(min), max: Some(max) }, true) = (bounds, findings.is_empty())
+        && min > max
+    {
+        findings.push(Finding::new(
+            "spec.minReplicas",
+            format!("{min} is above spec.maxReplicas {max}; use {max} or less, or raise spec.maxReplicas"),
+        ));
+    }
+    findings
+}
+
+/// New bounds against the attached ScaledObject: nothing in common refuses, a partial overlap warns.
+fn judge_scaler(write: &Write<'_>, outcome: &mut Outcome) {
+    let bounds = write.new.bounds;
+    let Some(scaler) = write.scaler.filter(|_| bounds.consistent()) else { return };
+    let (lower, upper) = (scaler.lower(), scaler.upper());
+    match scaler.within(bounds) {
+        None => outcome.refusals.push(Finding::of_scaler(
+            if bounds.upper() < lower { "spec.maxReplicas" } else { "spec.minReplicas" },
+            format!(
+                "the bounds {} to {} have no count in common with ScaledObject {:?}, which scales this {KIND} from {lower} to {upper}; choose bounds that overlap {lower} to {upper}, or change the ScaledObject first",
+                bounds.lower(), bounds.upper(), scaler.name
+            ),
+        )),
+        Some((low, high)) if (low, high) != (lower, upper) => outcome.warnings.push(format!(
+            "ScaledObject {:?} asks for {lower} to {upper} replicas; the bounds of {KIND} {:?} leave {low} to {high} of them",
+            scaler.name, write.name
+        )),
+        Some(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const fn spec(replicas: Option<i32>, min: Option<i32>, max: Option<i32>) -> Spec {
+        Spec { replicas, bounds: Bounds { min, max } }
+    }
+
+    const fn write<'a>(old: Option<Spec>, new: Spec, scaler: Option<&'a Scaler>) -> Write<'a> {
+        Write { name: "a", new, old, keep_live: false, scaler }
+    }
+
+    fn scaler(min: i32, max: i32) -> Scaler {
+        Scaler { name: "queue".into(), min: Some(min), max: Some(max), paused: false }
+    }
+
+    #[rstest]
+    #[case::nothing_known(spec(None, None, None), None, Some(1))]
+    #[case::stated(spec(Some(3), None, None), None, None)]
+    #[case::raised_to_the_bound(spec(None, Some(2), None), None, Some(2))]
+    #[case::raised_to_the_holder(spec(None, None, None), Some(scaler(3, 6)), Some(3))]
+    #[case::the_bound_is_higher(spec(None, Some(5), None), Some(scaler(3, 6)), Some(5))]
+    #[case::holder_above_the_maximum(spec(None, None, Some(2)), Some(scaler(3, 6)), Some(1))]
+    fn an_absent_count_on_creation(
+        #[case] new: Spec,
+        #[case] scaler: Option<Scaler>,
+        #[case] stored: Option<i32>,
+    ) {
+        assert_eq!(default(&write(None, new, scaler.as_ref())).replicas, stored);
+    }
+
+    #[test]
+    fn a_paused_scaler_raises_nothing() {
+        let paused = Scaler { paused: true, ..scaler(3, 6) };
+        assert_eq!(default(&write(None, spec(None, None, None), Some(&paused))).replicas, Some(1));
+    }
+
+    #[rstest]
+    #[case::absent_keeps_the_live_count(spec(None, None, None), false, Some(7), 0)]
+    #[case::stated_is_obeyed(spec(Some(1), None, None), false, None, 0)]
+    #[case::kept_by_annotation(spec(Some(1), None, None), true, Some(7), 0)]
+    #[case::kept_and_already_so(spec(Some(7), None, None), true, None, 0)]
+    #[case::absent_outside_new_bounds(spec(None, None, Some(5)), false, Some(5), 1)]
+    #[case::untouched_outside_new_bounds(spec(Some(7), None, Some(5)), false, Some(5), 1)]
+    #[case::untouched_below_new_bounds(spec(Some(7), Some(9), None), false, Some(9), 1)]
+    #[case::stated_outside_is_for_the_check(spec(Some(8), None, Some(5)), false, None, 0)]
+    #[case::inconsistent_bounds_are_for_the_check(spec(None, Some(9), Some(8)), false, Some(7), 0)]
+    fn an_update_of_a_cluster_that_runs_seven(
+        #[case] new: Spec,
+        #[case] keep_live: bool,
+        #[case] stored: Option<i32>,
+        #[case] warnings: usize,
+    ) {
+        let old = Some(spec(Some(7), None, None));
+        let outcome = default(&Write { keep_live, ..write(old, new, None) });
+        assert_eq!((outcome.replicas, outcome.warnings.len()), (stored, warnings), "{outcome:?}");
+    }
+
+    #[test]
+    fn old_bounds_move_nothing() {
+        let old = spec(Some(7), None, Some(5));
+        let outcome = default(&write(Some(old), spec(None, None, Some(5)), None));
+        assert_eq!((outcome.replicas, outcome.warnings.len()), (Some(7), 0));
+    }
+
+    #[rstest]
+    #[case::longest(&"a".repeat(52), "")]
+    #[case::too_long(&"a".repeat(53), "53 characters; use at most 52")]
+    #[case::starts_with_a_digit("1a", "DNS-1035")]
+    #[case::dots("a.b", "DNS-1035")]
+    #[case::ends_with_a_dash("a-", "DNS-1035")]
+    #[case::generated_later("", "")]
+    fn names(#[case] name: &str, #[case] says: &str) {
+        let outcome = check(&Write { name, ..write(None, spec(Some(1), None, None), None) });
+        assert_eq!(outcome.allowed(), says.is_empty(), "{outcome:?}");
+        assert!(outcome.message().contains(says), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_name_is_judged_once() {
+        let same = spec(Some(1), None, None);
+        assert!(check(&Write { name: "a.b", ..write(Some(same), same, None) }).allowed());
+    }
+
+    #[rstest]
+    #[case::crossed(spec(Some(3), Some(5), Some(2)), &["spec.minReplicas: 5 is above spec.maxReplicas 2"])]
+    #[case::zero(spec(Some(3), Some(0), None), &["spec.minReplicas: 0 is no bound"])]
+    #[case::both(spec(Some(3), Some(0), Some(-1)), &["spec.minReplicas: 0", "spec.maxReplicas: -1"])]
+    #[case::count_above(spec(Some(9), None, Some(5)), &["spec.replicas: 9 is above the maximum 5"])]
+    fn bounds_of_a_new_cluster(#[case] new: Spec, #[case] says: &[&str]) {
+        let message = check(&write(None, new, None)).message();
+        assert!(says.iter().all(|part| message.contains(part)), "{message}");
+    }
+
+    #[rstest]
+    #[case::below(spec(Some(2), None, Some(2)), "spec.maxReplicas: the bounds 1 to 2 have no count in common")]
+    #[case::above(spec(Some(9), Some(9), None), "spec.minReplicas: the bounds 9 to 100000 have no count in common")]
+    fn bounds_without_a_common_count(#[case] new: Spec, #[case] says: &str) {
+        let queue = scaler(3, 6);
+        let outcome = check(&write(Some(spec(new.replicas, None, None)), new, Some(&queue)));
+        assert!(outcome.message().contains(says), "{outcome:?}");
+        assert!(outcome.rests_on_scaler());
+        // The same bounds again are no change of this write.
+        assert!(check(&write(Some(new), new, Some(&queue))).allowed());
+    }
+
+    #[test]
+    fn a_partial_overlap_warns() {
+        let queue = scaler(3, 6);
+        let old = spec(Some(4), None, None);
+        let outcome = check(&write(Some(old), spec(Some(4), None, Some(5)), Some(&queue)));
+        assert!(outcome.allowed());
+        assert!(outcome.warnings[0].contains("leave 3 to 5"), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_stated_count_is_judged_like_a_scale_by_a_person() {
+        let queue = scaler(3, 6);
+        let old = spec(Some(4), None, None);
+        let outcome = check(&write(Some(old), spec(Some(8), None, None), Some(&queue)));
+        assert!(outcome.message().contains("maxReplicaCount of ScaledObject \"queue\""), "{outcome:?}");
+    }
+
+    #[test]
+    fn an_older_violation_warns() {
+        let old = spec(Some(9), None, Some(5));
+        let outcome = check(&write(Some(old), old, None));
+        assert!(outcome.allowed());
+        assert!(outcome.warnings[0].contains("9 is above the maximum 5"), "{outcome:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn defaulting_twice_is_defaulting_once_and_what_it_fills_in_passes(
+            live in 1..30i32, min in proptest::option::of(1..20i32), width in proptest::option::of(0..20i32),
+            create in proptest::bool::ANY,
+        ) {
+            let max = width.map(|width| min.unwrap_or(1) + width);
+            let old = (!create).then(|| spec(Some(live), None, None));
+            let first = default(&write(old, spec(None, min, max), None)).replicas;
+            let stored = spec(first, min, max);
+            proptest::prop_assert_eq!(default(&write(old, stored, None)).replicas, None);
+            proptest::prop_assert!(check(&write(old, stored, None)).allowed());
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The admission policy: what a write may do, as plain functions of the write and of what is known.
+//!
+//! Read [`bounds`] for the two ranges that every rule speaks of, then [`scale`] and [`cluster`], one file per
+//! kind of write. Both answer with an [`Outcome`].
+//!
+//! Architecture invariant: no async, no client, no clock, no JSON of a review. The same functions serve the
+//! webhooks and whoever else must know what they would say.
+
+pub mod bounds;
+pub mod cluster;
+pub mod outcome;
+pub mod scale;
+
+pub use bounds::{Bounds, Scaler};
+pub use outcome::{Finding, Outcome};
+
+/// Who asks for a count. A person learns from a refusal; an autoscaler that is refused stays where it is for
+/// ever, so its wish is moved to the nearest bound instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// Anybody who is not a configured autoscaler: people, CI, GitOps controllers.
+    Person,
+    /// KEDA's operator or the HPA controller.
+    Autoscaler,
+}

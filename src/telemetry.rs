@@ -1,0 +1,83 @@
+//! Metrics and log lines.
+//!
+//! Architecture invariant: handles are resolved once, at start; a request only adds to them.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::fmt;
+
+use crate::args::LogFormat;
+
+/// Labels of an admission answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answer {
+    resource: &'static str,
+    decision: &'static str,
+}
+
+/// The metrics of one process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Writes to `/scale`.
+    pub scale: Answers,
+    /// Writes to `VLLMCluster`s.
+    pub cluster: Answers,
+    /// Counts of autoscalers that were moved to a bound.
+    pub clamped: Counter,
+    /// Objects read live because what was known was not of the review's resourceVersion.
+    pub live_reads: Counter,
+}
+
+/// The counters of one kind of write.
+#[derive(Clone, Debug)]
+pub struct Answers {
+    /// Allowed.
+    pub allowed: Counter,
+    /// Refused by the policy.
+    pub denied: Counter,
+    /// Not judged, because something could not be read.
+    pub failed: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("vllm_operator");
+        let answers = Family::<Answer, Counter>::default();
+        registry.register("admission_answers", "Admission reviews answered", answers.clone());
+        let of = |resource| {
+            let counter = |decision| answers.get_or_create(&Answer { resource, decision }).clone();
+            Answers { allowed: counter("allowed"), denied: counter("denied"), failed: counter("failed") }
+        };
+        let (scale, cluster) = (of("scale"), of("vllmcluster"));
+        let clamped = Counter::default();
+        registry.register("scale_clamped", "Counts of autoscalers moved to a bound", clamped.clone());
+        let live_reads = Counter::default();
+        registry.register("admission_live_reads", "Objects read live for an admission answer", live_reads.clone());
+        Self { registry, scale, cluster, clamped, live_reads }
+    }
+}
+
+impl Metrics {
+    /// The page in the Prometheus text format.
+    pub fn page(&self) -> String {
+        let mut page = String::new();
+        // Writing to a String cannot fail.
+        encode(&mut page, &self.registry).expect("a String takes everything");
+        page
+    }
+}
+
+/// Starts log lines on standard error; `RUST_LOG` sets the level, `info` without it.
+pub fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.init(),
+    }
+}

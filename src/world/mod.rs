@@ -1,0 +1,252 @@
+//! What admission knows: bounds of clusters and the ScaledObjects attached to them, indexed by target.
+//!
+//! [`part`] holds the few fields that are read of each object, [`watch`] fills the index, [`live`] reads a
+//! single object when what is known may be old.
+//!
+//! Architecture invariant: compact facts alone, no whole objects; the lock is never held across an await, and
+//! the cost of a look-up does not grow with the number of objects.
+
+pub mod live;
+pub mod part;
+pub mod watch;
+
+use std::sync::{PoisonError, RwLock};
+
+use hashbrown::{Equivalent, HashMap};
+
+use crate::policy::{Bounds, Scaler};
+
+/// A cluster as admission sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// The resourceVersion that the facts are of.
+    pub resource_version: String,
+    /// Its own bounds.
+    pub bounds: Bounds,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+}
+
+/// What is known of one scale target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The cluster; `None` if a ScaledObject names one that does not exist.
+    pub cluster: Option<Cluster>,
+    /// The attached ScaledObjects in the order of their names; KEDA allows one.
+    pub scalers: Vec<Scaler>,
+}
+
+impl Target {
+    /// The ScaledObject that counts: the one that holds the count, or else a paused one.
+    pub fn scaler(&self) -> Option<&Scaler> {
+        self.scalers.iter().find(|scaler| !scaler.paused).or(self.scalers.first())
+    }
+}
+
+/// A namespace and a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The namespace.
+    pub namespace: String,
+    /// The name within it.
+    pub name: String,
+}
+
+impl Key {
+    /// A key of its own.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// A borrowed [`Key`], so that a look-up allocates nothing.
+#[derive(Hash)]
+struct KeyRef<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.namespace == key.namespace && self.name == key.name
+    }
+}
+
+/// A ScaledObject that names a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The name of the cluster, in the ScaledObject's namespace.
+    pub cluster: String,
+    /// What is known of the ScaledObject.
+    pub scaler: Scaler,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    targets: HashMap<Key, Target>,
+    /// From a ScaledObject to the cluster it names: an update may name another one.
+    attached: HashMap<Key, String>,
+}
+
+/// The index. Cheap to share behind an `Arc`.
+#[derive(Debug, Default)]
+pub struct World {
+    index: RwLock<Index>,
+}
+
+impl World {
+    /// What is known of a cluster by that name. Nothing known: an empty target.
+    pub fn target(&self, namespace: &str, name: &str) -> Target {
+        self.read().targets.get(&KeyRef { namespace, name }).cloned().unwrap_or_default()
+    }
+
+    /// Takes in a cluster, new or changed.
+    pub fn put_cluster(&self, key: Key, cluster: Cluster) {
+        self.write().targets.entry(key).or_default().cluster = Some(cluster);
+    }
+
+    /// Forgets a cluster that is gone.
+    pub fn remove_cluster(&self, key: &Key) {
+        self.write().change(key, |target| target.cluster = None);
+    }
+
+    /// Takes in all clusters of a fresh list; those it lacks are gone.
+    pub fn replace_clusters(&self, clusters: Vec<(Key, Cluster)>) {
+        let mut index = self.write();
+        index.targets.retain(|_, target| {
+            target.cluster = None;
+            !target.scalers.is_empty()
+        });
+        for (key, cluster) in clusters {
+            index.targets.entry(key).or_default().cluster = Some(cluster);
+        }
+    }
+
+    /// Takes in a ScaledObject, new or changed; `None` if it is attached to no cluster.
+    pub fn put_scaler(&self, key: &Key, attachment: Option<Attachment>) {
+        let mut index = self.write();
+        index.detach(key);
+        if let Some(attachment) = attachment {
+            index.attach(key, attachment);
+        }
+    }
+
+    /// Takes in all ScaledObjects of a fresh list; those it lacks are gone.
+    pub fn replace_scalers(&self, scalers: Vec<(Key, Attachment)>) {
+        let mut index = self.write();
+        index.attached.clear();
+        index.targets.retain(|_, target| {
+            target.scalers.clear();
+            target.cluster.is_some()
+        });
+        for (key, attachment) in scalers {
+            index.attach(&key, attachment);
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Index> {
+        // Every change leaves the index whole, so what a panicking writer left is usable.
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Index {
+    fn attach(&mut self, key: &Key, Attachment { cluster, scaler }: Attachment) {
+        let target = self.targets.entry(Key::new(&key.namespace, &cluster)).or_default();
+        let place = target.scalers.partition_point(|known| known.name < scaler.name);
+        target.scalers.insert(place, scaler);
+        self.attached.insert(key.clone(), cluster);
+    }
+
+    fn detach(&mut self, key: &Key) {
+        if let Some(cluster) = self.attached.remove(key) {
+            self.change(&Key::new(&key.namespace, cluster), |target| {
+                target.scalers.retain(|scaler| scaler.name != key.name);
+            });
+        }
+    }
+
+    /// Changes a target, and drops it once nothing is known of it any more.
+    fn change(&mut self, key: &Key, change: impl FnOnce(&mut Target)) {
+        if let Some(target) = self.targets.get_mut(key) {
+            change(target);
+            if *target == Target::default() {
+                self.targets.remove(key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(resource_version: &str) -> Cluster {
+        Cluster { resource_version: resource_version.into(), bounds: Bounds::default(), deleting: false }
+    }
+
+    fn attachment(cluster: &str, name: &str, paused: bool) -> Option<Attachment> {
+        let scaler = Scaler { name: name.into(), min: None, max: None, paused };
+        Some(Attachment { cluster: cluster.into(), scaler })
+    }
+
+    fn names(target: &Target) -> Vec<&str> {
+        target.scalers.iter().map(|scaler| scaler.name.as_str()).collect()
+    }
+
+    #[test]
+    fn either_may_come_first() {
+        let world = World::default();
+        world.put_scaler(&Key::new("n", "s"), attachment("a", "s", false));
+        assert_eq!(names(&world.target("n", "a")), ["s"]);
+        world.put_cluster(Key::new("n", "a"), cluster("1"));
+        let target = world.target("n", "a");
+        assert_eq!((names(&target), target.cluster), (vec!["s"], Some(cluster("1"))));
+        assert_eq!(world.target("other", "a"), Target::default());
+    }
+
+    #[test]
+    fn a_scaler_may_move_and_leaves_nothing_behind() {
+        let world = World::default();
+        let key = Key::new("n", "s");
+        world.put_scaler(&key, attachment("a", "s", false));
+        world.put_scaler(&key, attachment("b", "s", false));
+        assert_eq!(world.target("n", "a"), Target::default());
+        assert_eq!(names(&world.target("n", "b")), ["s"]);
+        world.put_scaler(&key, None);
+        assert!(world.read().targets.is_empty() && world.read().attached.is_empty());
+    }
+
+    #[test]
+    fn the_one_that_holds_counts() {
+        let world = World::default();
+        world.put_scaler(&Key::new("n", "b"), attachment("a", "b", false));
+        world.put_scaler(&Key::new("n", "a"), attachment("a", "a", true));
+        let target = world.target("n", "a");
+        assert_eq!(names(&target), ["a", "b"]);
+        assert_eq!(target.scaler().map(|scaler| scaler.name.as_str()), Some("b"));
+        world.put_scaler(&Key::new("n", "b"), None);
+        assert_eq!(world.target("n", "a").scaler().map(|scaler| scaler.name.clone()), Some("a".into()));
+    }
+
+    #[test]
+    fn a_list_replaces_all_of_its_kind_and_nothing_of_the_other() {
+        let world = World::default();
+        world.put_cluster(Key::new("n", "gone"), cluster("1"));
+        world.put_cluster(Key::new("n", "kept"), cluster("1"));
+        world.put_scaler(&Key::new("n", "s"), attachment("gone", "s", false));
+        world.replace_clusters(vec![(Key::new("n", "kept"), cluster("2"))]);
+        assert_eq!(world.target("n", "kept").cluster, Some(cluster("2")));
+        assert_eq!(world.target("n", "gone").cluster, None);
+        assert_eq!(names(&world.target("n", "gone")), ["s"]);
+        world.replace_scalers(Vec::new());
+        assert_eq!(world.target("n", "gone"), Target::default());
+        assert_eq!(world.target("n", "kept").cluster, Some(cluster("2")));
+        world.remove_cluster(&Key::new("n", "kept"));
+        assert!(world.read().targets.is_empty());
+    }
+}

@@ -1,0 +1,198 @@
+//! Watches that fill the index: VLLMClusters always, ScaledObjects while KEDA's CRD is there.
+//!
+//! Architecture invariant: an event becomes facts and is dropped; no object is kept. One unreadable object is
+//! reported and the watch goes on.
+
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, pending};
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::WatchStreamExt as _;
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch::Sender;
+use tracing::{info, warn};
+
+use crate::api::names::SCALED_OBJECT_CRD;
+
+use super::part::{ClusterPart, ScaledObjectPart};
+use super::{Attachment, Cluster, Key, World};
+
+/// Which watches have seen their whole list once since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// All clusters are known.
+    pub clusters: bool,
+    /// All ScaledObjects are known, or it is known that there are none because KEDA is not installed.
+    pub scalers: bool,
+}
+
+/// Where a watch puts what it sees.
+trait Sink<K> {
+    type Fact;
+    /// The fact of an object; `None` if the object is of no concern.
+    fn fact(&self, object: &K) -> Option<Self::Fact>;
+    fn put(&self, key: Key, fact: Option<Self::Fact>);
+    fn replace(&self, facts: Vec<(Key, Self::Fact)>);
+    fn synced(&self, synced: &mut Synced);
+}
+
+struct Clusters(Arc<World>);
+struct Scalers(Arc<World>);
+
+impl Sink<ClusterPart> for Clusters {
+    type Fact = Cluster;
+    fn fact(&self, object: &ClusterPart) -> Option<Cluster> {
+        Some(object.facts())
+    }
+    fn put(&self, key: Key, fact: Option<Cluster>) {
+        match fact {
+            Some(cluster) => self.0.put_cluster(key, cluster),
+            None => self.0.remove_cluster(&key),
+        }
+    }
+    fn replace(&self, facts: Vec<(Key, Cluster)>) {
+        self.0.replace_clusters(facts);
+    }
+    fn synced(&self, synced: &mut Synced) {
+        synced.clusters = true;
+    }
+}
+
+impl Sink<ScaledObjectPart> for Scalers {
+    type Fact = Attachment;
+    fn fact(&self, object: &ScaledObjectPart) -> Option<Attachment> {
+        object.attachment()
+    }
+    fn put(&self, key: Key, fact: Option<Attachment>) {
+        self.0.put_scaler(&key, fact);
+    }
+    fn replace(&self, facts: Vec<(Key, Attachment)>) {
+        self.0.replace_scalers(facts);
+    }
+    fn synced(&self, synced: &mut Synced) {
+        synced.scalers = true;
+    }
+}
+
+/// Fills `world` for as long as it is polled.
+pub async fn run(client: Client, world: Arc<World>, synced: Sender<Synced>) {
+    let clusters = feed(Clusters(Arc::clone(&world)), events::<ClusterPart>(client.clone()), &synced);
+    tokio::join!(clusters, scalers(client, world, &synced));
+}
+
+/// Watches ScaledObjects while their CRD exists. A watch on an absent resource polls for ever, and one whose CRD
+/// was removed never lists again, so it starts and ends with the CRD.
+async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
+    let crds = Api::<PartialObjectMeta<CustomResourceDefinition>>::all(client.clone());
+    let only = watcher::Config::default().fields(&format!("metadata.name={SCALED_OBJECT_CRD}"));
+    let mut crds = pin!(watcher(crds, only).default_backoff());
+    let mut feeding: Option<BoxFuture<'_, ()>> = None;
+    let mut listed = false;
+    loop {
+        let event = tokio::select! {
+            // Safe to cancel: a stream loses nothing between two polls.
+            event = crds.next() => event,
+            // Polled through a reference, so it goes on where it was.
+            () = feeding.as_mut().map_or_else(|| pending().boxed(), |feed| feed.boxed()) => {
+                feeding = None;
+                continue;
+            }
+        };
+        let exists = |crd: PartialObjectMeta<CustomResourceDefinition>| crd.metadata.deletion_timestamp.is_none();
+        let present = match event {
+            Some(Ok(Event::Apply(crd))) => exists(crd),
+            Some(Ok(Event::Delete(_))) => false,
+            Some(Ok(Event::Init)) => {
+                listed = false;
+                continue;
+            }
+            Some(Ok(Event::InitApply(crd))) => {
+                listed = exists(crd);
+                continue;
+            }
+            Some(Ok(Event::InitDone)) => listed,
+            Some(Err(error)) => {
+                warn!(%error, "watching for KEDA's CRD failed; trying again");
+                continue;
+            }
+            None => return,
+        };
+        if present && feeding.is_none() {
+            info!("KEDA is installed: watching ScaledObjects");
+            feeding = Some(feed(Scalers(Arc::clone(&world)), events::<ScaledObjectPart>(client.clone()), synced).boxed());
+        } else if !present {
+            info!("KEDA is not installed: no ScaledObject holds a count");
+            feeding = None;
+            world.replace_scalers(Vec::new());
+            synced.send_if_modified(|synced| !std::mem::replace(&mut synced.scalers, true));
+        }
+    }
+}
+
+fn events<K>(client: Client) -> impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    watcher(Api::<DeserializeGuard<K>>::all(client), watcher::Config::default()).default_backoff()
+}
+
+/// Puts the events of one watch into the index.
+async fn feed<K, S>(
+    sink: S,
+    events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>,
+    synced: &Sender<Synced>,
+) where
+    K: Resource<DynamicType = ()>,
+    S: Sink<K>,
+{
+    let mut events = pin!(events);
+    let mut list = Vec::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Init) => list.clear(),
+            Ok(Event::InitApply(object)) => {
+                let (key, fact) = read(&sink, &object);
+                list.extend(fact.map(|fact| (key, fact)));
+            }
+            Ok(Event::InitDone) => {
+                sink.replace(std::mem::take(&mut list));
+                synced.send_if_modified(|synced| {
+                    let before = *synced;
+                    sink.synced(synced);
+                    *synced != before
+                });
+            }
+            Ok(Event::Apply(object)) => {
+                let (key, fact) = read(&sink, &object);
+                sink.put(key, fact);
+            }
+            Ok(Event::Delete(object)) => sink.put(key_of(&object), None),
+            Err(error) => warn!(kind = %K::kind(&()), %error, "watch failed; trying again"),
+        }
+    }
+}
+
+fn read<K, S>(sink: &S, object: &DeserializeGuard<K>) -> (Key, Option<S::Fact>)
+where
+    K: Resource<DynamicType = ()>,
+    S: Sink<K>,
+{
+    let key = key_of(object);
+    match &object.0 {
+        Ok(object) => (key, sink.fact(object)),
+        Err(invalid) => {
+            warn!(kind = %K::kind(&()), namespace = key.namespace, name = key.name, error = invalid.error, "object cannot be read and is left out");
+            (key, None)
+        }
+    }
+}
+
+fn key_of<K: Resource<DynamicType = ()>>(object: &DeserializeGuard<K>) -> Key {
+    Key::new(object.namespace().unwrap_or_default(), object.name_any())
+}
