@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod args;
+pub mod certificates;
 pub mod commands;
 pub mod policy;
 pub mod telemetry;

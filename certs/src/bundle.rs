@@ -109,7 +109,7 @@ impl Member {
 
 fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
     match X509Certificate::from_der(certificate) {
-        Ok((rest, parsed)) if rest.is_empty() => Validity::of(parsed.validity()),
+        Ok(([], parsed)) => Validity::of(parsed.validity()),
         _ => None,
     }
 }

@@ -10,7 +10,7 @@ use x509_parser::time::ASN1Time;
 
 /// How far `NotBefore` lies before the moment of issue: a client whose clock is behind by less accepts the
 /// certificate at once. Node clocks further apart than this break leases and tokens first.
-pub const CLOCK_SKEW: Duration = Duration::from_secs(15 * 60);
+pub const CLOCK_SKEW: Duration = Duration::from_mins(15);
 
 /// A validity whose ends are whole seconds, which is all that X.509 can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
