@@ -1,1 +1,9 @@
-//! Placeholder.
+//! A real Kubernetes control plane in namespaces of its own, a node that runs pods as processes, and vLLM engines.
+//!
+//! Reading order: [`parts`] (the programs, built from pinned modules), [`plane`] (a control plane, from its owner's side and
+//! from its inside), [`namespaces`] and [`pki`] (what it stands on).
+
+pub mod namespaces;
+pub mod parts;
+pub mod pki;
+pub mod plane;

@@ -1,0 +1,103 @@
+//! The two small processes around a plane: the one that leaves the machine's namespaces, and PID 1 of the new ones.
+//!
+//! The first (`plane-enter`) stays outside as the owner's child, so that the owner can wait for the end. The second
+//! (`plane-init`) reaps orphans, and ends, and with it everything, when the owner's end of the socket closes: after a
+//! panic, Ctrl-C or SIGKILL of the owner as well as after an orderly stop.
+//!
+//! **Architecture invariant**: no async runtime and no Kubernetes; a bug in what runs inside cannot keep a plane alive.
+
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::Context as _;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{WaitOptions, wait};
+
+use super::events::{Event, Owner};
+use super::spec::Spec;
+use crate::namespaces;
+
+/// Leaves the machine's namespaces, starts PID 1 of the new ones and waits for its end.
+///
+/// Standard input is the socket to the owner, standard output a TCP listener of the machine's network namespace; both
+/// pass through to the inside.
+pub fn enter(spec: &Path) -> ExitCode {
+    let owner = Owner::at_stdin();
+    match run_init(spec, &owner) {
+        Ok(code) => code,
+        Err(error) => {
+            owner.tell(&Event::Failed { why: format!("{error:#}") });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_init(spec: &Path, owner: &Owner) -> anyhow::Result<ExitCode> {
+    // Ctrl-C at the owner's terminal must reach the owner only: we go when it goes.
+    rustix::process::setsid().context("leaving the owner's session")?;
+    namespaces::enter()?;
+    let mut init = Command::new("/proc/self/exe")
+        .arg("plane-init")
+        .arg(spec)
+        .spawn()
+        .context("starting the first process of the plane's PID namespace")?;
+    owner.tell(&Event::Entered { pid: i32::try_from(init.id()).context("process id")? });
+    let status = init.wait().context("waiting for the plane")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// PID 1: mounts `/proc`, starts the inside, reaps, and ends with the owner or with the inside.
+pub fn init(spec: &Path) -> ExitCode {
+    match run_inside(spec) {
+        Ok(code) => code,
+        Err(error) => {
+            Owner::at_stdin().tell(&Event::Failed { why: format!("{error:#}") });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_inside(path: &Path) -> anyhow::Result<ExitCode> {
+    namespaces::mount_own_proc()?;
+    let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let spec: Spec = serde_json::from_slice(&text).context("the plane's specification")?;
+    // PID 1 ignores signals that it has no handler for, and `testbed` is inherited by its path: /proc/self/exe would
+    // name the file that is running, even after a rebuild has replaced it.
+    let inside = Command::new("/proc/self/exe")
+        .arg("plane-main")
+        .arg(path)
+        .stdin(Stdio::inherit())
+        .spawn()
+        .context("starting the inside of the plane")?;
+    // The listener is the inside's from here on.
+    let inside = i32::try_from(inside.id()).context("process id")?;
+    if !spec.detached {
+        std::thread::spawn(exit_with_owner);
+    }
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == inside => {
+                let code = status.exit_status().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+                return Ok(ExitCode::from(code));
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("waiting for the plane's processes"),
+        }
+    }
+}
+
+/// Ends this process, and so the whole PID namespace, once the owner's end of the socket is closed.
+fn exit_with_owner() {
+    let stdin = std::io::stdin();
+    loop {
+        let mut watched = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::RDHUP)];
+        match poll(&mut watched, None) {
+            Ok(_) if watched[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR) => {
+                std::process::exit(0)
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => std::process::exit(1),
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The owner's side of a plane.
+//!
+//! **Architecture invariant**: all that keeps a plane alive is [`Plane`]; dropping it stops the plane.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tokio::sync::mpsc;
+
+use super::child::tail;
+use super::client_from;
+use super::components::{self, APISERVER, IDENTITIES, KUBERNETES_ADDRESS};
+use super::events::Event;
+use super::kubectl::Kubectl;
+use super::spec::{Spec, State};
+use crate::namespaces::NODE_ADDRESS;
+use crate::parts::{Binaries, Part};
+use crate::pki::{Pki, write_private};
+
+/// A start that is not ready by then has gone wrong: the inside gives up by itself after two minutes.
+const START_DEADLINE: Duration = Duration::from_secs(150);
+/// The kernel ends a PID namespace at once; this is for a machine that is very busy.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How a plane is to be.
+#[derive(Clone, Debug)]
+pub struct PlaneOptions {
+    /// Tells planes apart for people.
+    pub name: String,
+    /// Where its files lie; by default a directory of its own below `target/testbed`.
+    pub state_dir: Option<PathBuf>,
+    /// The `testbed` program.
+    pub testbed_exe: PathBuf,
+    /// The operator's program, for pods of its image.
+    pub operator_exe: Option<PathBuf>,
+    /// Command template of a real engine, in place of the simulated one.
+    pub engine: Option<String>,
+    /// The HPA controller's window before it scales down. In a cluster: 5 minutes.
+    pub hpa_downscale_stabilization: Duration,
+    /// The HPA controller's period. In a cluster: 15 s.
+    pub hpa_sync_period: Duration,
+    /// The plane belongs to itself: it goes on after its starter, until it is stopped by [`Plane::stop_detached`].
+    pub detach: bool,
+}
+
+impl PlaneOptions {
+    /// A plane of this name with everything at its default, HPA periods short enough to test with.
+    pub fn new(name: &str, testbed_exe: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.to_owned(),
+            state_dir: None,
+            testbed_exe: testbed_exe.into(),
+            operator_exe: None,
+            engine: None,
+            hpa_downscale_stabilization: Duration::from_secs(10),
+            hpa_sync_period: Duration::from_secs(2),
+            detach: false,
+        }
+    }
+}
+
+/// A control plane that runs. Dropping it stops it.
+#[derive(Debug)]
+pub struct Plane {
+    spec: Spec,
+    enter: Child,
+    /// Open as long as the plane is to live.
+    socket: UnixStream,
+    /// PID 1 of the plane, seen from here.
+    pid: i32,
+    failure: Arc<Mutex<Option<String>>>,
+    steps: Vec<(String, Duration)>,
+}
+
+impl Plane {
+    /// Builds what is missing, starts a plane and waits until it is ready.
+    pub async fn start(options: PlaneOptions) -> anyhow::Result<Self> {
+        let binaries = tokio::task::spawn_blocking(Binaries::ensure).await??;
+        Self::start_with(options, binaries).await
+    }
+
+    /// Starts a plane from parts that are there.
+    pub async fn start_with(options: PlaneOptions, binaries: Binaries) -> anyhow::Result<Self> {
+        let PlaneOptions {
+            name,
+            state_dir,
+            testbed_exe,
+            operator_exe,
+            engine,
+            hpa_downscale_stabilization,
+            hpa_sync_period,
+            detach,
+        } = options;
+        let state = State::new(absolute(&state_dir.unwrap_or_else(|| default_state_dir(&name)))?);
+        let spec = Spec {
+            name,
+            state,
+            binaries,
+            testbed_exe,
+            operator_exe,
+            engine,
+            hpa_downscale_stabilization,
+            hpa_sync_period,
+            detached: detach,
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a port for the API server")?;
+        write_files(&spec, listener.local_addr()?.port())?;
+
+        let (ours, theirs) = UnixStream::pair()?;
+        let log = std::fs::File::create(spec.state.log("plane"))?;
+        let enter = Command::new(&spec.testbed_exe)
+            .arg("plane-enter")
+            .arg(spec.state.spec())
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::from(OwnedFd::from(listener)))
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", spec.testbed_exe.display()))?;
+        let failure = Arc::default();
+        let mut events = listen(ours.try_clone()?, &failure);
+        // From here on, dropping the plane stops what was started.
+        let mut plane = Self { spec, enter, socket: ours, pid: 0, failure, steps: Vec::new() };
+        match tokio::time::timeout(START_DEADLINE, plane.until_ready(&mut events)).await {
+            Ok(Ok(())) => Ok(plane),
+            Ok(Err(error)) => Err(plane.start_failed(&error)),
+            Err(_) => Err(plane.start_failed(&anyhow::anyhow!(
+                "not ready within {} s; reached: {:?}",
+                START_DEADLINE.as_secs(),
+                plane.steps
+            ))),
+        }
+    }
+
+    async fn until_ready(&mut self, events: &mut mpsc::UnboundedReceiver<Event>) -> anyhow::Result<()> {
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Entered { pid } => self.pid = pid,
+                Event::Step { what, after_ms } => self.steps.push((what, Duration::from_millis(after_ms))),
+                Event::Ready => {
+                    if self.spec.detached {
+                        write_private(&self.spec.state.pid(), &self.pid.to_string())?;
+                    }
+                    return Ok(());
+                }
+                Event::Failed { why } => anyhow::bail!("{why}"),
+            }
+        }
+        anyhow::bail!("it ended; the end of its log:\n{}", tail(&self.spec.state.log("plane")))
+    }
+
+    fn start_failed(&self, error: &anyhow::Error) -> anyhow::Error {
+        let logs = self.logs_dir();
+        anyhow::anyhow!("plane {:?} did not start: {error:#}\nlogs: {}", self.spec.name, logs.display())
+    }
+
+    /// The kubeconfig of an administrator, for use outside of the plane's namespaces.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.spec.state.kubeconfig()
+    }
+
+    /// A client with an administrator's rights.
+    pub async fn client(&self) -> anyhow::Result<kube::Client> {
+        client_from(&self.kubeconfig()).await
+    }
+
+    /// kubectl with these arguments, as an administrator.
+    pub fn kubectl(&self, args: &[&str]) -> Kubectl {
+        kubectl(&self.spec, args)
+    }
+
+    /// One log per process of the plane.
+    pub fn logs_dir(&self) -> PathBuf {
+        self.spec.state.logs()
+    }
+
+    /// Where all files of the plane lie.
+    pub fn state_dir(&self) -> &Path {
+        self.spec.state.path()
+    }
+
+    /// Every write to the API server as a JSON line, at level Metadata.
+    pub fn audit_log(&self) -> PathBuf {
+        self.spec.state.audit_log()
+    }
+
+    /// What the plane was told at its start.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// PID 1 of the plane, as seen from here.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// What was reached during the start, and after how long.
+    pub fn steps(&self) -> &[(String, Duration)] {
+        &self.steps
+    }
+
+    /// Why the plane has come to its end, if it has.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops the plane, and waits until every process of it is gone.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        tokio::task::spawn_blocking(move || {
+            let mut plane = self;
+            plane.stop_now()
+        })
+        .await?
+    }
+
+    fn stop_now(&mut self) -> anyhow::Result<()> {
+        // PID 1 hears this, and exits; the kernel ends the others before PID 1 counts as gone.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        if self.gone_within(STOP_DEADLINE / 2)? {
+            return Ok(());
+        }
+        kill(self.pid);
+        anyhow::ensure!(self.gone_within(STOP_DEADLINE / 2)?, "the plane's process {} does not end", self.pid);
+        Ok(())
+    }
+
+    fn gone_within(&mut self, span: Duration) -> anyhow::Result<bool> {
+        let end = Instant::now() + span;
+        loop {
+            if self.enter.try_wait()?.is_some() {
+                return Ok(true);
+            }
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        let ready_and_detached = self.spec.detached && self.spec.state.pid().exists();
+        if ready_and_detached {
+            return;
+        }
+        if self.spec.detached {
+            // Not ready: nobody would know of it.
+            kill(self.pid);
+        }
+        if let Err(error) = self.stop_now() {
+            eprintln!("stopping plane {:?}: {error:#}", self.spec.name);
+        }
+    }
+}
+
+/// Reads the inside's events on a thread of its own, so that it does not depend on which runtime the owner is in.
+fn listen(socket: UnixStream, failure: &Arc<Mutex<Option<String>>>) -> mpsc::UnboundedReceiver<Event> {
+    let (told, events) = mpsc::unbounded_channel();
+    let failure = failure.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(socket).lines().map_while(Result::ok) {
+            let Ok(event) = serde_json::from_str::<Event>(&line) else { continue };
+            if let Event::Failed { why } = &event {
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
+            }
+            // The start has long been over when a plane fails later; then nobody receives.
+            let _ = told.send(event);
+        }
+    });
+    events
+}
+
+fn write_files(spec: &Spec, outer_port: u16) -> anyhow::Result<()> {
+    let state = &spec.state;
+    let _ = std::fs::remove_dir_all(state.path());
+    state.create().with_context(|| format!("creating {}", state.path().display()))?;
+    let pki = Pki::generate(&[NODE_ADDRESS.to_string(), KUBERNETES_ADDRESS.to_string()])?;
+    pki.write(&state.path().join("pki"))?;
+    let ca = pki.authority.certificate();
+    for (component, user, group) in IDENTITIES {
+        let pair = pki.authority.client(user, group)?;
+        let inner = components::kubeconfig(APISERVER, ca, &pair);
+        write_private(&state.inner_kubeconfig(component), &inner)?;
+        if component == "admin" {
+            let server = format!("https://127.0.0.1:{outer_port}");
+            write_private(&state.kubeconfig(), &components::kubeconfig(&server, ca, &pair))?;
+        }
+    }
+    write_private(&state.config("audit-policy.json"), components::AUDIT_POLICY)?;
+    write_private(&state.config("Corefile"), &components::corefile(spec))?;
+    write_private(&state.spec(), &serde_json::to_string_pretty(spec)?)?;
+    Ok(())
+}
+
+fn kubectl(spec: &Spec, args: &[&str]) -> Kubectl {
+    Kubectl {
+        program: spec.binaries.path(Part::Kubectl),
+        kubeconfig: spec.state.kubeconfig(),
+        cache: spec.state.kubectl_cache(),
+        args: args.iter().map(|&arg| arg.to_owned()).collect(),
+        stdin: None,
+    }
+}
+
+/// Ends the detached plane in `state` by its PID 1, and waits until it is gone.
+pub fn stop_detached(state: &State) -> anyhow::Result<()> {
+    let path = state.pid();
+    let text = std::fs::read_to_string(&path).with_context(|| format!("no plane runs in {}", state.path().display()))?;
+    let pid: i32 = text.trim().parse().with_context(|| format!("{}", path.display()))?;
+    // The id may have gone to another process since: only a `testbed plane-init` is ours to end.
+    if is_init(pid, state) {
+        kill(pid);
+        let end = Instant::now() + STOP_DEADLINE;
+        while is_init(pid, state) {
+            anyhow::ensure!(Instant::now() < end, "the plane's process {pid} does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    std::fs::remove_file(&path)?;
+    Ok(())
+}
+
+/// Whether `pid` is the first process of the plane in `state`.
+pub fn is_init(pid: i32, state: &State) -> bool {
+    let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let words: Vec<_> = line.split(|&byte| byte == 0).collect();
+    words.get(1) == Some(&b"plane-init".as_slice())
+        && words.get(2) == Some(&state.spec().into_os_string().into_encoded_bytes().as_slice())
+}
+
+fn kill(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid).filter(|&pid| test_kill_process(pid).is_ok()) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// `target/testbed/<name>-<pid>` of this workspace.
+fn default_state_dir(name: &str) -> PathBuf {
+    target_dir().join("testbed").join(format!("{name}-{}", std::process::id()))
+}
+
+/// Cargo's target directory for this workspace.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
+    path.canonicalize().with_context(|| format!("{}", path.display()))
+}
