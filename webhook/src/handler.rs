@@ -1,0 +1,62 @@
+//! An axum route that answers reviews.
+//!
+//! Architecture invariant: HTTP ends here. What decides sees a [`Request`] and returns a [`Response`]; whatever
+//! it does, a panic included, the caller gets an HTTP answer.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, State};
+use axum::http::{Request as HttpRequest, StatusCode, header};
+use axum::response::{IntoResponse, Response as HttpResponse};
+use axum::routing::{MethodRouter, post};
+use futures::FutureExt as _;
+use tracing::error;
+
+use crate::review::{Request, Response};
+
+/// Largest body that is read, in bytes. One review holds two objects of up to 3 MiB, and an envelope.
+pub const BODY_LIMIT: usize = 7 << 20;
+/// How long reading a body may take. The API server sends it in one go; its longest timeout is 30 s.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Decides on reviews.
+pub trait Admit: Send + Sync + 'static {
+    /// The answer to one request.
+    fn admit(&self, request: &Request<'_>) -> impl Future<Output = Response> + Send;
+}
+
+/// A route that answers reviews by `admit`. POST with `application/json` only; a larger body than
+/// [`BODY_LIMIT`] gets 413, an unreadable one 400.
+pub fn reviews<A: Admit, S: Clone + Send + Sync + 'static>(admit: Arc<A>) -> MethodRouter<S> {
+    post(answer::<A>).layer(DefaultBodyLimit::max(BODY_LIMIT)).with_state(admit)
+}
+
+async fn answer<A: Admit>(State(admit): State<Arc<A>>, request: HttpRequest<Body>) -> HttpResponse {
+    let is_json = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json"));
+    if !is_json {
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "send an AdmissionReview as application/json\n").into_response();
+    }
+    let body = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(rejection)) => return rejection.into_response(),
+        Err(_elapsed) => return (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response(),
+    };
+    let review = match Request::parse(&body) {
+        Ok(review) => review,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    // Nothing of the decision outlives a panic but what the decider itself shares, which it must keep whole.
+    let Ok(response) = AssertUnwindSafe(admit.admit(&review)).catch_unwind().await else {
+        error!(uid = %review.uid, resource = %review.resource.resource, "the decision panicked");
+        return (StatusCode::INTERNAL_SERVER_ERROR, "the webhook failed on this review; its log says where\n")
+            .into_response();
+    };
+    ([(header::CONTENT_TYPE, "application/json")], response.to_bytes(&review.uid)).into_response()
+}
