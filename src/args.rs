@@ -24,6 +24,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Print the CustomResourceDefinition of VLLMCluster as YAML.
     Crd,
+    /// Print everything that an installation applies, the definition included, as YAML.
+    Manifest,
 }
 
 /// How log lines look.

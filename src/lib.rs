@@ -8,6 +8,7 @@
 //! 6. [`certificates`]: the CA's Secret, the served leaf, the injected bundle.
 //! 7. [`args`], [`telemetry`] and [`commands`]: how it is started and what it tells.
 
+pub mod admit;
 pub mod api;
 pub mod args;
 pub mod certificates;

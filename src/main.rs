@@ -6,7 +6,8 @@ use vllm_operator::commands;
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
-        Command::Run(_) => Ok(()),
+        Command::Run(args) => tokio::runtime::Runtime::new()?.block_on(commands::run::run(*args)),
         Command::Crd => commands::crd::print(),
+        Command::Manifest => commands::manifest::print(),
     }
 }

@@ -4,3 +4,5 @@
 //! elsewhere.
 
 pub mod crd;
+pub mod manifest;
+pub mod run;

@@ -1,0 +1,36 @@
+//! `vllm-operator manifest`: prints everything that an installation applies.
+
+use std::io::Write as _;
+
+use crate::api::crd::yaml;
+
+/// The operator's own objects; the definition is put before them.
+const OPERATOR: &str = include_str!("../../deploy/operator.yaml");
+
+/// The very bytes of `deploy/install.yaml`.
+pub fn install() -> String {
+    format!("{}---\n{OPERATOR}", yaml())
+}
+
+/// Prints the manifest to standard output.
+pub fn print() -> anyhow::Result<()> {
+    std::io::stdout().write_all(install().as_bytes())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_installed_copy_is_what_the_command_prints() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/install.yaml");
+        let installed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(installed == install(), "{path} is stale: run `cargo run -- manifest > deploy/install.yaml`");
+    }
+
+    #[test]
+    fn no_webhook_states_a_bundle() {
+        assert!(!install().contains("caBundle:"), "applying it again would clear what the operator injected");
+    }
+}

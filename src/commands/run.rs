@@ -1,0 +1,188 @@
+//! `vllm-operator run`: serves admission and reconciles until SIGTERM.
+//!
+//! Architecture invariant: ties modules together and decides when to be ready and when to stop; nothing else.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use kube::{Client, Config};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use webhook::handler::reviews;
+use webhook::server::{Limits, Stop, serve, tls_config};
+
+use crate::admit::{Admission, Endpoint, Phase};
+use crate::args::RunArgs;
+use crate::certificates::{self, CertificateSettings};
+use crate::telemetry::{Metrics, start_logging};
+use crate::world::World;
+use crate::world::live::Live;
+use crate::world::watch::Synced;
+use crate::world;
+
+/// How long any one response of the API server may be awaited. Watches are bounded by the server at 295 s, so
+/// this does not cut them off.
+const READ_TIMEOUT: Duration = Duration::from_secs(300);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs until the first SIGTERM or SIGINT has been answered by a drain; the second ends the process at once.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    start_logging(args.log_format);
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok()
+        .context("another TLS provider was installed before ring")?;
+    let mut config = Config::infer().await.context("no kubeconfig and no service account to reach the API server with")?;
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let client = Client::try_from(config.clone())?;
+    // The API server's own timeout runs while admission reads: a retry would come too late.
+    config.default_retry = false;
+    let client_without_retry = Client::try_from(config)?;
+
+    let metrics = Arc::new(Metrics::default());
+    let world = Arc::new(World::default());
+    let resolver = Arc::new(certs::Resolver::default());
+    let (synced, synced_seen) = watch::channel(Synced::default());
+    let (bundle_in_place, bundle_seen) = watch::channel(false);
+    let stopping = CancellationToken::new();
+
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let plain = TcpListener::bind(args.plain_listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.plain_listen))?;
+    let health = Health { synced: synced_seen, bundle: bundle_seen, stopping: stopping.clone(), metrics: Arc::clone(&metrics) };
+    let admission = Arc::new(Admission {
+        world: Arc::clone(&world),
+        live: Live::new(client_without_retry),
+        autoscalers: args.autoscalers.iter().cloned().collect(),
+        metrics,
+    });
+    let tls = tls_config(Arc::clone(&resolver) as _, b"http/1.1", None);
+    let limits = Limits { drain: args.drain, ..Limits::default() };
+    let stop = Stop { lame_duck: stopping.clone(), ..Stop::default() };
+
+    let watches = tokio::spawn(world::watch::run(client.clone(), world, synced));
+    let certificates = tokio::spawn(certificates::run(client.clone(), certificate_settings(&args), resolver, bundle_in_place));
+    let admission = tokio::spawn(serve(listener, tls, admission_routes(&admission), limits, stop.clone()));
+    let plain = tokio::spawn(axum::serve(plain, plain_routes(health)).into_future());
+    info!(admission = %args.listen, plain = %args.plain_listen, "serving");
+
+    // Nothing else ends by itself. If a task does, it panicked: the process ends too and is restarted whole.
+    tokio::select! {
+        () = terminated()? => {}
+        ended = watches => return Err(unexpected("watches", ended)),
+        ended = certificates => return Err(unexpected("certificates", ended)),
+        ended = plain => return Err(unexpected("health and metrics", ended)),
+    }
+    info!(grace_seconds = args.grace.as_secs(), "stopping: not ready any more, still serving");
+    stopping.cancel();
+    tokio::select! {
+        () = drain(args.grace, &stop, admission) => info!("stopped"),
+        () = terminated()? => warn!("second signal: ending at once"),
+    }
+    Ok(())
+}
+
+/// Serves on for the grace period, while the Service still leads here, then finishes what is in flight.
+async fn drain(grace: Duration, stop: &Stop, admission: JoinHandle<()>) {
+    tokio::time::sleep(grace).await;
+    stop.stop.cancel();
+    if let Err(error) = admission.await {
+        warn!(%error, "the admission server did not end well");
+    }
+}
+
+/// Resolves with the next SIGTERM or SIGINT.
+fn terminated() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}
+
+fn unexpected<T: Debug>(what: &str, ended: Result<T, JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(value) => anyhow::anyhow!("{what} ended without being told to: {value:?}"),
+        Err(error) => anyhow::Error::new(error).context(format!("{what} ended")),
+    }
+}
+
+fn certificate_settings(args: &RunArgs) -> CertificateSettings {
+    CertificateSettings {
+        namespace: args.namespace.clone(),
+        secret_name: args.ca_secret.clone(),
+        service_name: args.webhook_service.clone(),
+        mutating: vec![args.webhook_configuration.clone()],
+        validating: vec![args.webhook_configuration.clone()],
+        ca_lifetime: CertificateSettings::CA_LIFETIME,
+        leaf_lifetime: CertificateSettings::LEAF_LIFETIME,
+    }
+}
+
+/// A path for each webhook: the API server keeps a pool of connections for each, so that one does not hold up
+/// the other.
+fn admission_routes(admission: &Arc<Admission>) -> Router {
+    let endpoint = |phase| reviews(Arc::new(Endpoint { admission: Arc::clone(admission), phase }));
+    Router::new()
+        .route("/mutate/vllmclusters", endpoint(Phase::Mutating))
+        .route("/mutate/scale", endpoint(Phase::Mutating))
+        .route("/validate/vllmclusters", endpoint(Phase::Validating))
+        .route("/validate/scale", endpoint(Phase::Validating))
+}
+
+fn plain_routes(health: Health) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(|State(health): State<Health>| async move { health.metrics.page() }))
+        .with_state(health)
+}
+
+async fn ready(State(health): State<Health>) -> (StatusCode, String) {
+    match health.missing().as_slice() {
+        [] => (StatusCode::OK, "ok\n".into()),
+        missing => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", missing.join("\n"))),
+    }
+}
+
+/// What health and readiness are told from.
+#[derive(Clone)]
+struct Health {
+    synced: watch::Receiver<Synced>,
+    bundle: watch::Receiver<bool>,
+    stopping: CancellationToken,
+    metrics: Arc<Metrics>,
+}
+
+impl Health {
+    /// What is still missing before calls may come.
+    fn missing(&self) -> Vec<&'static str> {
+        let Synced { clusters, scalers } = *self.synced.borrow();
+        [
+            (!clusters, "VLLMClusters are not listed yet"),
+            (!scalers, "ScaledObjects are not listed yet"),
+            // The bundle comes after the leaf that it vouches for.
+            (!*self.bundle.borrow(), "the CA bundle is not in the webhook configurations yet"),
+            (self.stopping.is_cancelled(), "the operator is stopping"),
+        ]
+        .into_iter()
+        .filter_map(|(missing, what)| missing.then_some(what))
+        .collect()
+    }
+}
