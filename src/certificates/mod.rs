@@ -61,7 +61,7 @@ impl CertificateSettings {
 #[non_exhaustive]
 pub enum CertificateError {
     /// The API server refused, or could not be reached.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {}", summary(source))]
     Call {
         /// What was tried.
         action: String,
@@ -73,14 +73,6 @@ pub enum CertificateError {
     Timeout {
         /// What was tried.
         action: String,
-    },
-    /// Others changed the Secret between each reading and writing.
-    #[error("cannot store the CA: Secret {secret} was changed by others {attempts} times in a row")]
-    Contended {
-        /// Its name.
-        secret: String,
-        /// How often.
-        attempts: u32,
     },
     /// Making a CA or a leaf failed.
     #[error("cannot issue a certificate: {0}")]
@@ -96,6 +88,14 @@ async fn bounded<T>(
         Ok(Ok(value)) => Ok(value),
         Ok(Err(source)) => Err(CertificateError::Call { action: action(), source: Box::new(source) }),
         Err(_) => Err(CertificateError::Timeout { action: action() }),
+    }
+}
+
+/// What went wrong in one sentence: kube prints the whole `Status` object after it.
+fn summary(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use super::injection::{Injection, inject};
 use super::secret::ensure_authority;
-use super::{CertificateError, CertificateSettings};
+use super::{CertificateError, CertificateSettings, summary};
 
 /// A turn without cause, for what no watch reports: a leaf that comes of age, a watch that died silently.
 const INTERVAL: Duration = Duration::from_mins(3);
@@ -95,11 +95,11 @@ impl Turn {
         self.failures.is_empty() && self.absent.is_empty()
     }
 
-    fn note(&mut self, name: &str, injection: Result<Injection, CertificateError>) {
+    fn note(&mut self, kind: &str, name: &str, injection: Result<Injection, CertificateError>) {
         match injection {
             Ok(Injection::Unchanged) => {}
-            Ok(Injection::Patched) => info!(configuration = name, "put the CA bundle into its webhooks"),
-            Ok(Injection::Absent) => self.absent.push(name.to_owned()),
+            Ok(Injection::Patched) => info!(kind, name, "put the CA bundle into its webhooks"),
+            Ok(Injection::Absent) => self.absent.push(format!("{kind} {name}")),
             Err(error) => self.failures.push(error.to_string()),
         }
     }
@@ -140,10 +140,12 @@ async fn turn(
     }
     let bundle = trust.bundle.to_pem();
     for name in &settings.mutating {
-        turn.note(name, inject::<MutatingWebhookConfiguration>(client, name, &bundle).await);
+        let injection = inject::<MutatingWebhookConfiguration>(client, name, &bundle).await;
+        turn.note("MutatingWebhookConfiguration", name, injection);
     }
     for name in &settings.validating {
-        turn.note(name, inject::<ValidatingWebhookConfiguration>(client, name, &bundle).await);
+        let injection = inject::<ValidatingWebhookConfiguration>(client, name, &bundle).await;
+        turn.note("ValidatingWebhookConfiguration", name, injection);
     }
     turn
 }
@@ -165,8 +167,8 @@ fn tell(before: &Turn, now: &Turn) {
     for failure in failures.iter().filter(|failure| !before.failures.contains(failure)) {
         warn!("{failure}; trying again");
     }
-    for name in absent.iter().filter(|name| !before.absent.contains(name)) {
-        warn!(configuration = name, "no such webhook configuration yet; its webhooks do not reach us");
+    for configuration in absent.iter().filter(|configuration| !before.absent.contains(configuration)) {
+        warn!("there is no {configuration}; what it is to send does not reach us");
     }
     if failures.is_empty() && !before.failures.is_empty() {
         info!("certificates are in step again");
@@ -202,6 +204,8 @@ where
         .default_backoff()
         .filter_map(move |event| {
             let changed = match event {
+                // It comes before the list is asked for, and says nothing of success.
+                Ok(Event::Init) => false,
                 Ok(event) => {
                     if failing.take().is_some() {
                         info!(kind, name, "watching again");
@@ -209,7 +213,7 @@ where
                     matches!(event, Event::Apply(_) | Event::Delete(_) | Event::InitDone)
                 }
                 Err(error) => {
-                    let error = error.to_string();
+                    let error = watch_summary(&error);
                     if failing.as_ref() != Some(&error) {
                         warn!(kind, name, error, "cannot watch; looking every few minutes until it works");
                     }
@@ -222,6 +226,16 @@ where
         .boxed()
 }
 
+fn watch_summary(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => summary(error),
+        watcher::Error::WatchError(status) => status.message.clone(),
+        other @ watcher::Error::NoResourceVersion => other.to_string(),
+    }
+}
+
 /// Takes what is there to take; whether there was anything.
 fn drain(changes: &mut SelectAll<BoxStream<'static, ()>>) -> bool {
     let mut any = false;
@@ -229,4 +243,52 @@ fn drain(changes: &mut SelectAll<BoxStream<'static, ()>>) -> bool {
         any = true;
     }
     any
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::Authority;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn served(now: Timestamp) -> Served {
+        let authority = Authority::generate("ca", now, 100 * DAY).expect("in range");
+        let leaf = authority.issue(&["x.y.svc".to_owned()], now, 30 * DAY).expect("a valid name");
+        Served { ca: authority.certificate().to_vec(), leaf }
+    }
+
+    #[test]
+    fn a_leaf_is_issued_at_first_for_another_ca_and_in_the_last_third_of_its_life() {
+        let now: Timestamp = "2030-01-01T00:00:00Z".parse().expect("a literal");
+        let served = served(now);
+        let ca = served.ca.clone();
+        for (what, served, ca, at, due) in [
+            ("the first", None, ca.as_slice(), now, true),
+            ("just issued", Some(&served), ca.as_slice(), now, false),
+            ("another CA", Some(&served), b"other".as_slice(), now, true),
+            ("at 19 of 30 days", Some(&served), ca.as_slice(), now + 19 * DAY, false),
+            ("at 20 of 30 days", Some(&served), ca.as_slice(), now + 20 * DAY, true),
+            ("expired", Some(&served), ca.as_slice(), now + 40 * DAY, true),
+        ] {
+            assert_eq!(is_leaf_due(served, ca, at), due, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_bundle_is_in_place_when_no_configuration_is_missing_or_refused() {
+        let mut turn = Turn::default();
+        turn.note("K", "a", Ok(Injection::Unchanged));
+        turn.note("K", "b", Ok(Injection::Patched));
+        assert!(turn.is_in_place());
+        turn.note("K", "c", Ok(Injection::Absent));
+        assert_eq!(turn, Turn { failures: vec![], absent: vec!["K c".into()] });
+        assert!(!turn.is_in_place());
+
+        let mut turn = Turn::default();
+        turn.note("K", "a", Err(CertificateError::Timeout { action: "patch K a".into() }));
+        assert_eq!(turn.failures, ["cannot patch K a: no answer within 8 s"]);
+        assert!(!turn.is_in_place());
+    }
 }

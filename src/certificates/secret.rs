@@ -11,12 +11,12 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt as _};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{CertificateError, CertificateSettings, bounded};
 use crate::api::names;
 
-/// How often a lost race is run again. Replicas start together at most a handful at a time, and each round
+/// How often a race for the Secret is run. Replicas start together at most a handful at a time, and each round
 /// has a winner.
 const ATTEMPTS: u32 = 5;
 
@@ -40,29 +40,31 @@ pub async fn ensure_authority(
 ) -> Result<Trust, CertificateError> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &settings.namespace);
     let name = settings.secret_name.as_str();
-    for _ in 0..ATTEMPTS {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
         let found = bounded(|| format!("read Secret {name}"), secrets.get_opt(name)).await?;
-        let trust = match assess(found.as_ref(), now, settings) {
+        let (trust, done, reason) = match assess(found.as_ref(), now, settings) {
             Assessment::Usable { authority, bundle } => return Ok(Trust { authority, bundle }),
             Assessment::Mend { authority, bundle, reason } => {
-                warn!(secret = name, %reason, "mending the CA bundle");
-                Trust { authority, bundle }
+                (Trust { authority, bundle }, "mended the CA bundle", reason.to_string())
             }
             Assessment::Replace { reason } => {
-                info!(secret = name, %reason, "making a new CA");
                 let common_name = format!("{}.{} CA", settings.service_name, settings.namespace);
                 let authority = Authority::generate(&common_name, now, settings.ca_lifetime)?;
                 let bundle = Bundle::of(&authority);
-                Trust { authority, bundle }
+                (Trust { authority, bundle }, "stored a new CA", reason.to_string())
             }
         };
         match store(&secrets, found, &trust, settings).await {
-            Ok(()) => return Ok(trust),
-            Err(error) if error.is_conflict() => {}
+            Ok(()) => {
+                warn!(secret = name, reason, "{done}");
+                return Ok(trust);
+            }
+            Err(error) if error.is_conflict() && attempt < ATTEMPTS => {}
             Err(error) => return Err(error),
         }
     }
-    Err(CertificateError::Contended { secret: name.to_owned(), attempts: ATTEMPTS })
 }
 
 async fn store(
