@@ -57,7 +57,11 @@ impl Default for Metrics {
         let clamped = Counter::default();
         registry.register("scale_clamped", "Counts of autoscalers moved to a bound", clamped.clone());
         let live_reads = Counter::default();
-        registry.register("admission_live_reads", "Objects read live for an admission answer", live_reads.clone());
+        registry.register(
+            "admission_live_reads",
+            "Objects read live for an admission answer",
+            live_reads.clone(),
+        );
         Self { registry, scale, cluster, clamped, live_reads }
     }
 }

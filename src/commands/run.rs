@@ -26,10 +26,10 @@ use crate::admit::{Admission, Endpoint, Phase};
 use crate::args::RunArgs;
 use crate::certificates::{self, CertificateSettings};
 use crate::telemetry::{Metrics, start_logging};
+use crate::world;
 use crate::world::World;
 use crate::world::live::Live;
 use crate::world::watch::Synced;
-use crate::world;
 
 /// How long any one response of the API server may be awaited. Watches are bounded by the server at 295 s, so
 /// this does not cut them off.
@@ -43,7 +43,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .install_default()
         .ok()
         .context("another TLS provider was installed before ring")?;
-    let mut config = Config::infer().await.context("no kubeconfig and no service account to reach the API server with")?;
+    let mut config =
+        Config::infer().await.context("no kubeconfig and no service account to reach the API server with")?;
     config.read_timeout = Some(READ_TIMEOUT);
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let client = Client::try_from(config.clone())?;
@@ -58,11 +59,17 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (bundle_in_place, bundle_seen) = watch::channel(false);
     let stopping = CancellationToken::new();
 
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let listener =
+        TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let plain = TcpListener::bind(args.plain_listen)
         .await
         .with_context(|| format!("cannot listen on {}", args.plain_listen))?;
-    let health = Health { synced: synced_seen, bundle: bundle_seen, stopping: stopping.clone(), metrics: Arc::clone(&metrics) };
+    let health = Health {
+        synced: synced_seen,
+        bundle: bundle_seen,
+        stopping: stopping.clone(),
+        metrics: Arc::clone(&metrics),
+    };
     let admission = Arc::new(Admission {
         world: Arc::clone(&world),
         live: Live::new(client_without_retry),
@@ -74,7 +81,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let stop = Stop { lame_duck: stopping.clone(), ..Stop::default() };
 
     let watches = tokio::spawn(world::watch::run(client.clone(), world, synced));
-    let certificates = tokio::spawn(certificates::run(client.clone(), certificate_settings(&args), resolver, bundle_in_place));
+    let certificates = tokio::spawn(certificates::run(
+        client.clone(),
+        certificate_settings(&args),
+        resolver,
+        bundle_in_place,
+    ));
     let admission = tokio::spawn(serve(listener, tls, admission_routes(&admission), limits, stop.clone()));
     let plain = tokio::spawn(axum::serve(plain, plain_routes(health)).into_future());
     info!(admission = %args.listen, plain = %args.plain_listen, "serving");

@@ -82,8 +82,7 @@ pub fn check(write: &Write<'_>) -> Outcome {
         if old == Some(new) && write.bounds_changed() {
             outcome.refusals.extend(write.new.bounds.violation(write.name, new));
         } else {
-            let count =
-                Count { name: write.name, old, new, bounds: write.new.bounds, scaler: write.scaler };
+            let count = Count { name: write.name, old, new, bounds: write.new.bounds, scaler: write.scaler };
             let judged = by_person(count);
             outcome.refusals.extend(judged.refusals);
             outcome.warnings.extend(judged.warnings);
@@ -117,8 +116,10 @@ fn bounds_findings(bounds: Bounds) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (field, bound) in [("spec.minReplicas", bounds.min), ("spec.maxReplicas", bounds.max)] {
         if let Some(bound) = bound.filter(|bound| !(1..=MAX_REPLICAS).contains(bound)) {
-            findings
-                .push(Finding::new(field, format!("{bound} is no bound of replicas; use 1 to {MAX_REPLICAS}")));
+            findings.push(Finding::new(
+                field,
+                format!("{bound} is no bound of replicas; use 1 to {MAX_REPLICAS}"),
+            ));
         }
     }
     if let (Bounds { min: Some(min), max: Some(max) }, true) = (bounds, findings.is_empty())
@@ -250,8 +251,14 @@ mod tests {
     }
 
     #[rstest]
-    #[case::below(spec(Some(2), None, Some(2)), "spec.maxReplicas: the bounds 1 to 2 have no count in common")]
-    #[case::above(spec(Some(9), Some(9), None), "spec.minReplicas: the bounds 9 to 100000 have no count in common")]
+    #[case::below(
+        spec(Some(2), None, Some(2)),
+        "spec.maxReplicas: the bounds 1 to 2 have no count in common"
+    )]
+    #[case::above(
+        spec(Some(9), Some(9), None),
+        "spec.minReplicas: the bounds 9 to 100000 have no count in common"
+    )]
     fn bounds_without_a_common_count(#[case] new: Spec, #[case] says: &str) {
         let queue = scaler(3, 6);
         let outcome = check(&write(Some(spec(new.replicas, None, None)), new, Some(&queue)));

@@ -150,7 +150,9 @@ mod tests {
         let scaler = scaler(false);
         let outcome = by_person(count(old, new, Some(&scaler)));
         assert!(outcome.message().contains(says), "{outcome:?}");
-        assert!(outcome.message().contains("kubectl annotate scaledobject queue autoscaling.keda.sh/paused=true"));
+        assert!(
+            outcome.message().contains("kubectl annotate scaledobject queue autoscaling.keda.sh/paused=true")
+        );
         assert!(outcome.rests_on_scaler());
     }
 
@@ -159,7 +161,10 @@ mod tests {
         let scaler = scaler(false);
         let outcome = by_person(count(5, 12, Some(&scaler)));
         assert_eq!(outcome.refusals.len(), 2, "{outcome:?}");
-        assert!(outcome.message().contains("maximum 10") && outcome.message().contains("maximum 6"), "{outcome:?}");
+        assert!(
+            outcome.message().contains("maximum 10") && outcome.message().contains("maximum 6"),
+            "{outcome:?}"
+        );
     }
 
     #[test]

@@ -9,7 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::Deserialize;
 
-use crate::api::names::{GROUP, KEDA_GROUP, KIND, PAUSED, PAUSED_REPLICAS, PLURAL, SCALED_OBJECT_KIND, VERSION};
+use crate::api::names::{
+    GROUP, KEDA_GROUP, KIND, PAUSED, PAUSED_REPLICAS, PLURAL, SCALED_OBJECT_KIND, VERSION,
+};
 use crate::policy::cluster::Spec;
 use crate::policy::{Bounds, Scaler};
 
@@ -84,7 +86,10 @@ impl ScaledObjectPart {
         let spec = self.spec.as_ref()?;
         let target = spec.scale_target_ref.as_ref()?;
         let group = target.api_version.as_deref()?.split_once('/')?.0;
-        if group != GROUP || target.kind.as_deref() != Some(KIND) || self.metadata.deletion_timestamp.is_some() {
+        if group != GROUP
+            || target.kind.as_deref() != Some(KIND)
+            || self.metadata.deletion_timestamp.is_some()
+        {
             return None;
         }
         let scaler = Scaler {
@@ -160,7 +165,10 @@ mod tests {
         let attachment = scaled_object(&target, &json!({})).attachment();
         assert_eq!(attachment.is_some(), expected);
         if let Some(Attachment { cluster, scaler }) = attachment {
-            assert_eq!((cluster.as_str(), scaler.min, scaler.max, scaler.paused), ("a", Some(2), None, false));
+            assert_eq!(
+                (cluster.as_str(), scaler.min, scaler.max, scaler.paused),
+                ("a", Some(2), None, false)
+            );
         }
     }
 
@@ -190,7 +198,8 @@ mod tests {
 
     #[test]
     fn a_cluster_without_spec_has_no_bounds() {
-        let part: ClusterPart = serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": null})).unwrap();
+        let part: ClusterPart =
+            serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": null})).unwrap();
         assert_eq!(part.facts().bounds, Bounds::default());
     }
 }

@@ -11,8 +11,8 @@ use futures::future::{BoxFuture, pending};
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::Sender;
@@ -104,7 +104,8 @@ async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
                 continue;
             }
         };
-        let exists = |crd: PartialObjectMeta<CustomResourceDefinition>| crd.metadata.deletion_timestamp.is_none();
+        let exists =
+            |crd: PartialObjectMeta<CustomResourceDefinition>| crd.metadata.deletion_timestamp.is_none();
         let present = match event {
             Some(Ok(Event::Apply(crd))) => exists(crd),
             Some(Ok(Event::Delete(_))) => false,
@@ -125,7 +126,9 @@ async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
         };
         if present && feeding.is_none() {
             info!("KEDA is installed: watching ScaledObjects");
-            feeding = Some(feed(Scalers(Arc::clone(&world)), events::<ScaledObjectPart>(client.clone()), synced).boxed());
+            feeding = Some(
+                feed(Scalers(Arc::clone(&world)), events::<ScaledObjectPart>(client.clone()), synced).boxed(),
+            );
         } else if !present {
             info!("KEDA is not installed: no ScaledObject holds a count");
             feeding = None;

@@ -96,7 +96,10 @@ impl Admission {
             (GROUP, PLURAL, "") => (&self.metrics.cluster, self.cluster(phase, request).await),
             (group, plural, sub) => (
                 &self.metrics.cluster,
-                Err(Unjudged::Resource(format!("{plural}{}{sub} of {group:?}", if sub.is_empty() { "" } else { "/" }))),
+                Err(Unjudged::Resource(format!(
+                    "{plural}{}{sub} of {group:?}",
+                    if sub.is_empty() { "" } else { "/" }
+                ))),
             ),
         };
         respond(request, answers, judged)
@@ -107,15 +110,19 @@ impl Admission {
         let new: ScalePart<'_> = part(request.object, "object")?;
         let old: ScalePart<'_> = part(request.old_object, "oldObject")?;
         let known = self.world.target(namespace, name);
-        let Some(cluster) = self.parent(namespace, name, &old.metadata.resource_version, &known).await? else {
+        let Some(cluster) = self.parent(namespace, name, &old.metadata.resource_version, &known).await?
+        else {
             // The write itself will find nothing to scale.
             return Ok(Outcome::default().into());
         };
         if cluster.deleting {
             return Ok(Outcome::default().into());
         }
-        let writer =
-            if self.autoscalers.contains(&*request.user.username) { Writer::Autoscaler } else { Writer::Person };
+        let writer = if self.autoscalers.contains(&*request.user.username) {
+            Writer::Autoscaler
+        } else {
+            Writer::Person
+        };
         if (phase, writer) == (Phase::Validating, Writer::Autoscaler) {
             // Its count was moved to a bound before the schema; there is nothing left to move.
             return Ok(Outcome::default().into());
@@ -132,7 +139,14 @@ impl Admission {
         }
         if let (Some(from), Some(to)) = (outcome.clamped_from, outcome.replicas) {
             self.metrics.clamped.inc();
-            info!(namespace, name, from, to, user = &*request.user.username, "an autoscaler's count was moved to the nearest bound");
+            info!(
+                namespace,
+                name,
+                from,
+                to,
+                user = &*request.user.username,
+                "an autoscaler's count was moved to the nearest bound"
+            );
         }
         let patch = outcome.replicas.map(|replicas| add(&["spec", "replicas"], json!(replicas)));
         Ok(Judged { outcome, patch })
@@ -147,7 +161,9 @@ impl Admission {
         resource_version: &str,
         known: &Target,
     ) -> Result<Option<Cluster>, Unjudged> {
-        if let Some(cluster) = known.cluster.as_ref().filter(|known| known.resource_version == resource_version) {
+        if let Some(cluster) =
+            known.cluster.as_ref().filter(|known| known.resource_version == resource_version)
+        {
             return Ok(Some(cluster.clone()));
         }
         self.metrics.live_reads.inc();
@@ -168,8 +184,12 @@ impl Admission {
             return Ok(Outcome::default().into());
         }
         let (namespace, name) = (&*request.namespace, &*request.name);
-        let keep_live =
-            new.metadata.annotations.as_ref().and_then(|all| all.get(KEEP_LIVE_REPLICAS)).is_some_and(|value| value == "true");
+        let keep_live = new
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(KEEP_LIVE_REPLICAS))
+            .is_some_and(|value| value == "true");
         let spec: Spec = new.spec.unwrap_or_default().into();
         let old = old.map(|old| Spec::from(old.spec.unwrap_or_default()));
         let known = self.world.target(namespace, name);
@@ -226,7 +246,13 @@ fn respond(request: &Request<'_>, answers: &Answers, judged: Result<Judged, Unju
     if !outcome.allowed() {
         answers.denied.inc();
         let name = &*request.name;
-        info!(namespace = &*request.namespace, name, user = &*request.user.username, findings = outcome.message(), "refused");
+        info!(
+            namespace = &*request.namespace,
+            name,
+            user = &*request.user.username,
+            findings = outcome.message(),
+            "refused"
+        );
         return Response::deny(Denial {
             name: name.to_owned(),
             group: GROUP.to_owned(),
@@ -252,7 +278,10 @@ fn respond(request: &Request<'_>, answers: &Answers, judged: Result<Judged, Unju
 }
 
 fn add(path: &[&str], value: Value) -> PatchOperation {
-    PatchOperation::Add(AddOperation { path: json_patch::jsonptr::PointerBuf::from_tokens(path.iter().copied()), value })
+    PatchOperation::Add(AddOperation {
+        path: json_patch::jsonptr::PointerBuf::from_tokens(path.iter().copied()),
+        value,
+    })
 }
 
 fn part<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, field: &'static str) -> Result<T, Unjudged> {
@@ -297,3 +326,6 @@ struct ScaleSpecPart {
     #[serde(default)]
     replicas: i32,
 }
+
+#[cfg(test)]
+mod tests;
