@@ -3,7 +3,12 @@
 //! Reading order: [`parts`] (the programs, built from pinned modules), [`plane`] (a control plane, from its owner's side and
 //! from its inside), [`namespaces`] and [`pki`] (what it stands on).
 
+pub mod by_hand;
+pub mod images;
 pub mod namespaces;
+pub mod node;
 pub mod parts;
 pub mod pki;
 pub mod plane;
+pub mod proxy;
+pub mod sandbox;

@@ -1,15 +1,15 @@
 //! The command `testbed`: builds the parts, runs a plane to work in by hand, and is the program behind the plane's own
 //! processes.
 //!
-//! **Architecture invariant**: arguments and dispatch only. No async runtime exists before a hidden command has entered its
-//! namespaces.
+//! **Architecture invariant**: arguments and dispatch only. No thread and no async runtime exists before a hidden command has
+//! entered its namespaces.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use testbed::plane::{self, Plane, PlaneOptions};
+use testbed::plane::{enter, inside};
+use testbed::{by_hand, parts, sandbox};
 
 /// A Kubernetes control plane of your own, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -21,12 +21,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Builds the control plane's parts into the cache.
+    Build,
     /// Starts a plane and leaves it running.
-    Up {
-        /// Its name.
-        #[arg(long, default_value = "default")]
-        name: String,
-    },
+    Up(by_hand::Up),
+    /// Stops a plane that `up` started.
+    Down(by_hand::Name),
+    /// A shell with kubectl and the plane's kubeconfig.
+    Shell(by_hand::Name),
     /// Leaves the machine's namespaces and starts a plane's first process.
     #[command(hide = true)]
     PlaneEnter {
@@ -45,27 +47,27 @@ enum Command {
         /// What the owner wrote.
         spec: PathBuf,
     },
+    /// The processes of a pod.
+    #[command(hide = true, subcommand)]
+    Sandbox(sandbox::Command),
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::PlaneEnter { spec } => plane::enter::enter(&spec),
-        Command::PlaneInit { spec } => plane::enter::init(&spec),
-        Command::PlaneMain { spec } => plane::inside::main(&spec),
-        Command::Up { name } => {
-            let rt = tokio::runtime::Runtime::new().unwrap();
-            rt.block_on(async {
-                let exe = std::env::current_exe().unwrap();
-                match Plane::start(PlaneOptions::new(&name, exe)).await {
-                    Ok(plane) => {
-                        println!("{:?}", plane.steps());
-                        println!("export KUBECONFIG={}", plane.kubeconfig().display());
-                        tokio::time::sleep(Duration::from_secs(600)).await;
-                    }
-                    Err(error) => eprintln!("{error:#}"),
-                }
-            });
-            ExitCode::SUCCESS
+    let result = match Cli::parse().command {
+        Command::PlaneEnter { spec } => return enter::enter(&spec),
+        Command::PlaneInit { spec } => return enter::init(&spec),
+        Command::PlaneMain { spec } => return inside::main(&spec),
+        Command::Sandbox(command) => return sandbox::main(&command),
+        Command::Build => parts::Binaries::ensure().map(drop).map_err(Into::into),
+        Command::Up(up) => by_hand::up(up),
+        Command::Down(name) => by_hand::down(&name),
+        Command::Shell(name) => by_hand::shell(&name),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("testbed: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

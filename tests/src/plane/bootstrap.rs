@@ -28,7 +28,7 @@ pub async fn healthy(client: &Client, path: &str) -> Result<(), String> {
     }
 }
 
-/// Creates the node and the DNS Service.
+/// Creates the DNS Service; the node registers itself.
 pub async fn objects(client: &Client, deadline: Deadline) -> anyhow::Result<()> {
     let dns: Service = serde_json::from_value(serde_json::json!({
         "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}},

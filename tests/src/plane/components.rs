@@ -104,6 +104,9 @@ pub fn controller_manager(spec: &Spec) -> Component {
         args.set("use-service-account-credentials", "true");
         args.set("leader-elect", "false");
         args.set("bind-address", "127.0.0.1");
+        // It makes fifty service accounts first; at the default of 20 requests a second that takes most of the start.
+        args.set("kube-api-qps", "1000");
+        args.set("kube-api-burst", "1000");
         args.set(
             "horizontal-pod-autoscaler-downscale-stabilization",
             &go_duration(spec.hpa_downscale_stabilization),

@@ -62,15 +62,13 @@ fn run_inside(path: &Path) -> anyhow::Result<ExitCode> {
     namespaces::mount_own_proc()?;
     let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let spec: Spec = serde_json::from_slice(&text).context("the plane's specification")?;
-    // PID 1 ignores signals that it has no handler for, and `testbed` is inherited by its path: /proc/self/exe would
-    // name the file that is running, even after a rebuild has replaced it.
+    // By its link and not by its path: a rebuild may have replaced the file meanwhile.
     let inside = Command::new("/proc/self/exe")
         .arg("plane-main")
         .arg(path)
         .stdin(Stdio::inherit())
         .spawn()
         .context("starting the inside of the plane")?;
-    // The listener is the inside's from here on.
     let inside = i32::try_from(inside.id()).context("process id")?;
     if !spec.detached {
         std::thread::spawn(exit_with_owner);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
 
 use super::bootstrap;
 use super::child::Children;
@@ -19,7 +20,9 @@ use super::events::{Event, Owner};
 use super::spec::Spec;
 use super::wait::{Deadline, eventually};
 use super::{client_from, relay};
-use crate::namespaces;
+use crate::images::Images;
+use crate::node::{self, NodeConfig};
+use crate::{namespaces, proxy};
 
 /// Longer than a cold start on a busy machine takes, and short enough to show a start that hangs.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -27,6 +30,11 @@ const START_DEADLINE: Duration = Duration::from_secs(120);
 /// Runs the inside until a part of it ends, or until PID 1 does.
 pub fn main(spec: &Path) -> ExitCode {
     let owner = Arc::new(Owner::at_stdin());
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client::client::builder=off")))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -83,12 +91,14 @@ impl Inside {
         eventually("kube-apiserver answers", deadline, || bootstrap::healthy(&admin, "/livez/ping")).await?;
         self.step("kube-apiserver answers");
 
-        // These only need an API server that answers; its own bootstrap goes on meanwhile.
+        eventually("kube-apiserver is ready", deadline, || bootstrap::healthy(&admin, "/readyz")).await?;
+        self.step("kube-apiserver is ready");
+        // Not before: until the API server has written its own RBAC rules, these are refused and end.
         self.children.start(&components::controller_manager(spec))?;
         self.children.start(&components::scheduler(spec))?;
         self.children.start(&components::coredns(spec))?;
-        eventually("kube-apiserver is ready", deadline, || bootstrap::healthy(&admin, "/readyz")).await?;
-        self.step("kube-apiserver is ready");
+        self.task("node", node::run(admin.clone(), self.node_config()));
+        self.task("Service proxy", proxy::run(admin.clone()));
 
         bootstrap::objects(&admin, deadline).await?;
         let (account, node, dns) = tokio::join!(
@@ -119,7 +129,6 @@ impl Inside {
     }
 
     /// Runs a part of the plane that is a task; its end is the plane's end.
-    #[expect(dead_code, reason = "until the node is there")]
     fn task(&self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         let tasks = self.tasks.clone();
         tokio::spawn(async move {
@@ -130,6 +139,24 @@ impl Inside {
             };
             let _ = tasks.send(why.context(format!("the plane's {name} ended")));
         });
+    }
+
+    fn node_config(&self) -> NodeConfig {
+        let spec = &self.spec;
+        let binary = |name: &str| spec.binaries.by_name(name);
+        NodeConfig {
+            name: bootstrap::NODE_NAME.to_owned(),
+            address: namespaces::NODE_ADDRESS,
+            pod_cidr: components::pod_range(),
+            state_dir: spec.state.pods(),
+            logs_dir: spec.state.logs().join("pods"),
+            dns: components::DNS_ADDRESS,
+            cluster_domain: "cluster.local".to_owned(),
+            service_host: components::KUBERNETES_ADDRESS,
+            service_port: 443,
+            testbed_exe: spec.testbed_exe.clone(),
+            images: Images::known(&binary, spec.operator_exe.as_deref(), &spec.testbed_exe, spec.engine.as_deref()),
+        }
     }
 
     fn step(&self, what: &str) {

@@ -26,6 +26,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 pub use kubectl::{Kubectl, Output};
 pub use owner::{Plane, PlaneOptions};
+pub use spec::{Spec, State};
 
 /// A client for the API server that `kubeconfig` names. It does not retry by itself: who waits, says so.
 pub async fn client_from(kubeconfig: &Path) -> anyhow::Result<kube::Client> {
