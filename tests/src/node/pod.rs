@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, Service, Volume};
+use kube::core::Status;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -85,6 +86,8 @@ struct Worker {
     network: Option<Namespace>,
     volumes: Option<BTreeMap<String, (Volume, PathBuf)>>,
     refresh: Option<watch::Sender<Pod>>,
+    /// Renews the volumes.
+    upkeep: JoinSet<()>,
     inits: Vec<Observed>,
     mains: Vec<Observed>,
     runs: Vec<(Slot, Run)>,
@@ -124,6 +127,7 @@ impl Worker {
             network: None,
             volumes: None,
             refresh: None,
+            upkeep: JoinSet::new(),
             inits,
             mains,
             runs: Vec::new(),
@@ -237,9 +241,8 @@ impl Worker {
             let (refresh, mut pods) = watch::channel(self.pod.clone());
             self.refresh = Some(refresh);
             if !Needs::of_volumes(&self.pod).is_empty() {
-                tokio::spawn(async move {
-                    // The sender goes with the pod.
-                    while pods.has_changed().is_ok() {
+                self.upkeep.spawn(async move {
+                    loop {
                         tokio::time::sleep(VOLUME_PERIOD).await;
                         let pod = pods.borrow_and_update().clone();
                         if let Err(error) = fill(&pod, &mut fetcher, &root, &addresses).await {
@@ -471,7 +474,7 @@ impl Worker {
         match self.api().patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
             Ok(_) => {}
             // Gone, or another one of the same name: there is nobody to tell.
-            Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409) => {}
+            Err(kube::Error::Api(error)) if error.code == 404 || of_another_pod(&error) => {}
             Err(error) => return Err(error),
         }
         self.before = status.conditions.unwrap_or_default();
@@ -480,7 +483,8 @@ impl Worker {
     }
 
     async fn clean_up(&mut self) {
-        self.refresh = None;
+        // Waited for, lest it writes to a directory that has just been removed.
+        self.upkeep.shutdown().await;
         if let Some(network) = self.network.take() {
             network.end().await;
             if let Some(address) = self.address {
@@ -592,6 +596,12 @@ struct Problem {
     reason: &'static str,
     message: String,
     retry: SignedDuration,
+}
+
+/// Whether a write was refused because the pod of that name has another uid.
+fn of_another_pod(error: &Status) -> bool {
+    let causes = error.details.iter().flat_map(|details| &details.causes);
+    error.code == 409 || causes.into_iter().any(|cause| cause.field == "metadata.uid")
 }
 
 /// What of `pod` this node cannot do and must not leave out silently.
