@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{DefaultBodyLimit, FromRequest as _, State};
 use axum::http::{Request as HttpRequest, StatusCode, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
@@ -35,27 +35,38 @@ pub fn reviews<A: Admit, S: Clone + Send + Sync + 'static>(admit: Arc<A>) -> Met
 }
 
 async fn answer<A: Admit>(State(admit): State<Arc<A>>, request: HttpRequest<Body>) -> HttpResponse {
-    let is_json = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json"));
+    let is_json =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(
+            |value| {
+                value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+            },
+        );
     if !is_json {
-        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "send an AdmissionReview as application/json\n").into_response();
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "send an AdmissionReview as application/json\n")
+            .into_response();
+    }
+    // What is announced as too large is not awaited.
+    if request.body().size_hint().lower() > BODY_LIMIT as u64 {
+        return (StatusCode::PAYLOAD_TOO_LARGE, "an AdmissionReview is 7 MiB at the most\n").into_response();
     }
     let body = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
         Ok(Ok(body)) => body,
         Ok(Err(rejection)) => return rejection.into_response(),
-        Err(_elapsed) => return (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response(),
+        Err(_elapsed) => {
+            return (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response();
+        }
     };
     let review = match Request::parse(&body) {
         Ok(review) => review,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
     // Nothing of the decision outlives a panic but what the decider itself shares, which it must keep whole.
-    let Ok(response) = AssertUnwindSafe(admit.admit(&review)).catch_unwind().await else {
+    let Ok(response) = AssertUnwindSafe(async { admit.admit(&review).await }).catch_unwind().await else {
         error!(uid = %review.uid, resource = %review.resource.resource, "the decision panicked");
-        return (StatusCode::INTERNAL_SERVER_ERROR, "the webhook failed on this review; its log says where\n")
+        return (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the webhook failed on this review; its log says where\n",
+        )
             .into_response();
     };
     ([(header::CONTENT_TYPE, "application/json")], response.to_bytes(&review.uid)).into_response()

@@ -14,6 +14,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+const API_VERSION: &str = "admission.k8s.io/v1";
+const KIND: &str = "AdmissionReview";
 /// Longest warning that is sent. The API server cuts one at 256 characters once all together exceed 4,096.
 const WARNING_LENGTH: usize = 1024;
 /// What all warnings of one answer may have together; the API server drops what is beyond.
@@ -117,9 +119,14 @@ fn null_is_false<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Review<'a> {
-    #[serde(borrow)]
-    request: Option<Request<'a>>,
+    #[serde(default, borrow)]
+    api_version: Cow<'a, str>,
+    #[serde(default, borrow)]
+    kind: Cow<'a, str>,
+    #[serde(default, borrow)]
+    request: Option<&'a RawValue>,
 }
 
 /// Why a body is no request for admission.
@@ -129,6 +136,17 @@ pub enum ParseError {
     /// Not the JSON of an `AdmissionReview`.
     #[error("the body is no AdmissionReview of admission.k8s.io/v1: {0}")]
     Json(#[from] serde_json::Error),
+    /// Another object, or a review of another version.
+    #[error(
+        "the body is a {kind:?} of {api_version:?}, not an AdmissionReview of admission.k8s.io/v1; list \"v1\" in \
+         admissionReviewVersions of the webhook configuration"
+    )]
+    OtherKind {
+        /// The `apiVersion` that came.
+        api_version: String,
+        /// The `kind` that came.
+        kind: String,
+    },
     /// A review without `request`, such as an answer.
     #[error("the AdmissionReview has no request; send it as the API server does")]
     NoRequest,
@@ -140,7 +158,15 @@ pub enum ParseError {
 impl<'a> Request<'a> {
     /// Reads the body of a review.
     pub fn parse(body: &'a [u8]) -> Result<Self, ParseError> {
-        let request = serde_json::from_slice::<Review<'a>>(body)?.request.ok_or(ParseError::NoRequest)?;
+        let Review { api_version, kind, request } = serde_json::from_slice(body)?;
+        if api_version != API_VERSION || kind != KIND {
+            return Err(ParseError::OtherKind {
+                api_version: api_version.into_owned(),
+                kind: kind.into_owned(),
+            });
+        }
+        // A second step, so that another version is told by its name and not by a field that it lacks.
+        let request: Self = serde_json::from_str(request.ok_or(ParseError::NoRequest)?.get())?;
         if request.uid.is_empty() {
             return Err(ParseError::NoUid);
         }
@@ -239,12 +265,16 @@ impl Response {
     pub fn deny(denial: Denial) -> Self {
         let Denial { name, group, kind, message, causes } = denial;
         let details = Some(Details { name, group, kind, causes });
-        Self { status: Some(Status { code: 422, message, reason: Some("Invalid"), details }), ..Self::default() }
+        Self {
+            status: Some(Status { code: 422, message, reason: Some("Invalid"), details }),
+            ..Self::default()
+        }
     }
 
     /// The write could not be judged: code 500, which tells the client to try again.
     pub fn error(message: impl Into<String>) -> Self {
-        let status = Status { code: 500, message: message.into(), reason: Some("InternalError"), details: None };
+        let status =
+            Status { code: 500, message: message.into(), reason: Some("InternalError"), details: None };
         Self { status: Some(status), ..Self::default() }
     }
 
@@ -274,13 +304,13 @@ impl Response {
         self
     }
 
-    /// Changes the object by a JSON patch (RFC 6902). No operation: no patch.
+    /// Changes the object by a JSON patch (RFC 6902). No operation: no patch. A refusal stays without one.
     ///
     /// # Panics
     /// If an operation has no JSON form, as a map with keys that are no strings.
     #[must_use]
     pub fn patch<T: Serialize>(mut self, operations: &[T]) -> Self {
-        if !operations.is_empty() {
+        if self.allowed && !operations.is_empty() {
             let json = serde_json::to_vec(operations).expect("patch operations have a JSON form");
             self.patch = Some(STANDARD.encode(json));
             self.patch_type = Some("JSONPatch");
@@ -297,11 +327,8 @@ impl Response {
 
     /// The body to answer with.
     pub fn to_bytes(&self, uid: &str) -> Vec<u8> {
-        let answer = Answer {
-            api_version: "admission.k8s.io/v1",
-            kind: "AdmissionReview",
-            response: AnswerBody { uid, response: self },
-        };
+        let answer =
+            Answer { api_version: API_VERSION, kind: KIND, response: AnswerBody { uid, response: self } };
         // Only strings, numbers and maps with string keys, and a Vec takes every byte.
         serde_json::to_vec(&answer).expect("an answer has a JSON form")
     }

@@ -55,7 +55,7 @@ impl Default for Limits {
         Self {
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
-            idle: Duration::from_secs(120),
+            idle: Duration::from_mins(2),
             // The API server keeps up to 25 idle connections a path and replica of itself.
             connections: 1024,
             drain: Duration::from_secs(15),
@@ -99,7 +99,13 @@ pub fn tls_config(
 }
 
 /// Serves `router` until `stop` is told to, then drains.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, limits: Limits, stop: Stop) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    limits: Limits,
+    stop: Stop,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let connections = Arc::new(Connections::default());
     let tasks = TaskTracker::new();
@@ -158,9 +164,14 @@ async fn serve_connection(
 ) {
     // An answer is one small write that should leave at once. A failure costs latency alone.
     let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = timeout(limits.handshake, acceptor.accept(stream)).await else {
-        debug!("no TLS handshake");
-        return;
+    // Safe to cancel: a peer that has not even asked loses nothing, and a stalled one would hold up the drain.
+    let stream = tokio::select! {
+        handshake = timeout(limits.handshake, acceptor.accept(stream)) => match handshake {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return debug!(%error, "no TLS handshake"),
+            Err(_elapsed) => return debug!("no TLS handshake in time"),
+        },
+        () = stop.stop.cancelled() => return,
     };
     let reading = Arc::new(Reading::default());
     let io = TokioIo::new(Watched { stream, reading: Arc::clone(&reading) });
@@ -255,7 +266,11 @@ struct Watched<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if buf.filled().len() > before {
