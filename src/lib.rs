@@ -13,6 +13,8 @@ pub mod api;
 pub mod args;
 pub mod certificates;
 pub mod commands;
+pub mod controller;
+pub mod objects;
 pub mod policy;
 pub mod telemetry;
 pub mod world;

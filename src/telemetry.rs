@@ -76,9 +76,12 @@ impl Metrics {
     }
 }
 
+/// kube logs every failed attempt of every watch; our own lines say it once.
+const DEFAULT_FILTER: &str = "info,kube_runtime::watcher=error,kube_client=off";
+
 /// Starts log lines on standard error; `RUST_LOG` sets the level, `info` without it.
 pub fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).init(),

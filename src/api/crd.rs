@@ -111,7 +111,10 @@ mod tests {
             fields += 1;
             assert!(node["nullable"].is_null(), "{path} is nullable");
             let documented = node["description"].as_str().is_some_and(|text| !text.is_empty());
-            assert!(documented || path.ends_with("[]") || path.ends_with("env[].valueFrom"), "{path} has no description");
+            assert!(
+                documented || path.ends_with("[]") || path.ends_with("env[].valueFrom"),
+                "{path} has no description"
+            );
         });
         assert!(fields > 20, "{fields}");
     }

@@ -26,10 +26,10 @@ use crate::admit::{Admission, Endpoint, Phase};
 use crate::args::RunArgs;
 use crate::certificates::{self, CertificateSettings};
 use crate::telemetry::{Metrics, start_logging};
-use crate::world;
 use crate::world::World;
 use crate::world::live::Live;
 use crate::world::watch::Synced;
+use crate::{controller, world};
 
 /// How long any one response of the API server may be awaited. Watches are bounded by the server at 295 s, so
 /// this does not cut them off.
@@ -87,6 +87,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         resolver,
         bundle_in_place,
     ));
+    let controller = tokio::spawn(controller::run(client, stopping.clone()));
     let admission = tokio::spawn(serve(listener, tls, admission_routes(&admission), limits, stop.clone()));
     let plain = tokio::spawn(axum::serve(plain, plain_routes(health)).into_future());
     info!(admission = %args.listen, plain = %args.plain_listen, "serving");
@@ -96,6 +97,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         () = terminated()? => {}
         ended = watches => return Err(unexpected("watches", ended)),
         ended = certificates => return Err(unexpected("certificates", ended)),
+        ended = controller => return Err(unexpected("controller", ended)),
         ended = plain => return Err(unexpected("health and metrics", ended)),
     }
     info!(grace_seconds = args.grace.as_secs(), "stopping: not ready any more, still serving");

@@ -1,0 +1,222 @@
+//! The controller: each cluster becomes a StatefulSet and two Services, and tells how it is.
+//!
+//! A reconciliation is four steps: [`observe`] reads, [`plan`] decides, [`apply`] writes, [`status`] reports. Only
+//! the first and the third have a client.
+//!
+//! Architecture invariant: `spec` of a `VLLMCluster` is never written. Nothing is remembered between two
+//! reconciliations but how often one has failed, so a restart in steady state writes nothing.
+
+mod apply;
+mod difference;
+mod observe;
+mod plan;
+mod status;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Service;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt as _};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::api::VLLMCluster;
+use crate::api::names::{LABEL_MANAGED_BY, OPERATOR};
+use crate::objects::{InvalidCluster, ValidatedCluster};
+
+use apply::{Outcome, apply, write_status};
+use observe::observe;
+use plan::plan;
+
+/// Reconciliations at once: one waits mostly for the API server.
+const CONCURRENCY: u16 = 8;
+/// First wait after a failure; it doubles up to [`RETRY_CEILING`].
+const RETRY_FLOOR: Duration = Duration::from_secs(1);
+/// Longest wait after a failure.
+const RETRY_CEILING: Duration = Duration::from_secs(60);
+/// How often to look again at what needs a person: a quota may be raised without any event of ours.
+const STALLED_RETRY: Duration = Duration::from_secs(300);
+
+/// The kinds of objects that a cluster consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    StatefulSet,
+    HeadlessService,
+    ClientService,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::StatefulSet, Self::HeadlessService, Self::ClientService];
+
+    /// Place in arrays that hold one entry for each kind.
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StatefulSet => "StatefulSet",
+            Self::HeadlessService | Self::ClientService => "Service",
+        })
+    }
+}
+
+/// Why a call to the API server gave nothing.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    /// It did not answer in time.
+    #[error("{0} took too long; trying again")]
+    Timeout(String),
+    /// It refused, or could not be reached.
+    #[error("{0}: {1}")]
+    Api(String, kube::Error),
+}
+
+impl CallError {
+    /// Whether the same call would be refused again until a person changes something.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Api(_, kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 404 | 422))
+            && !self.namespace_is_going()
+    }
+
+    /// Whether the namespace is being deleted, in which nothing can be created any more.
+    fn namespace_is_going(&self) -> bool {
+        matches!(self, Self::Api(_, kube::Error::Api(status))
+            if status.code == 404 && status.message.contains("namespaces")
+            || status.code == 403 && status.message.contains("because it is being terminated"))
+    }
+}
+
+/// A reconciliation that must be tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Retry(String);
+
+struct Context {
+    client: Client,
+    /// Failures in a row, by namespace and name.
+    failures: Mutex<HashMap<(String, String), u32>>,
+}
+
+impl Context {
+    fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), u32>> {
+        // Counts alone, whole after any panic.
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reconciles every cluster until `shutdown`.
+pub async fn run(client: Client, shutdown: CancellationToken) {
+    let ours = watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={OPERATOR}"));
+    let clusters = Api::<DeserializeGuard<VLLMCluster>>::all(client.clone());
+    let context = Arc::new(Context { client: client.clone(), failures: Mutex::default() });
+    Controller::new(clusters, watcher::Config::default())
+        .owns(Api::<StatefulSet>::all(client.clone()), ours.clone())
+        .owns(Api::<Service>::all(client), ours)
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(reconcile, retry, context)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                debug!(%error, "reconciliation");
+            }
+        })
+        .await;
+}
+
+async fn reconcile(
+    cluster: Arc<DeserializeGuard<VLLMCluster>>,
+    context: Arc<Context>,
+) -> Result<Action, Retry> {
+    let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let action = match &cluster.0 {
+        Ok(cluster) => reconcile_readable(&context.client, cluster, Timestamp::now()).await?,
+        Err(invalid) => {
+            warn!(
+                namespace = key.0,
+                name = key.1,
+                error = invalid.error,
+                "VLLMCluster cannot be read and is left alone"
+            );
+            Action::await_change()
+        }
+    };
+    context.failures().remove(&key);
+    Ok(action)
+}
+
+async fn reconcile_readable(client: &Client, cluster: &VLLMCluster, now: Timestamp) -> Result<Action, Retry> {
+    if cluster.metadata.deletion_timestamp.is_some() {
+        // What it owns goes by garbage collection.
+        return Ok(Action::await_change());
+    }
+    let before = cluster.status.clone().unwrap_or_default();
+    let (after, action) = match ValidatedCluster::try_from(cluster) {
+        Ok(cluster) => {
+            let observed = observe(client, &cluster).await.map_err(|error| Retry(error.to_string()))?;
+            let plan = plan(&cluster, &observed);
+            let applied = apply(client, &cluster, plan, observed).await;
+            (status::status(&cluster, &before, &applied, now), next(&applied.outcomes))
+        }
+        Err(invalid @ (InvalidCluster::NameTooLong(_) | InvalidCluster::NoReplicas)) => {
+            let generation = cluster.metadata.generation.unwrap_or_default();
+            let after =
+                status::unbuildable(&cluster.name_any(), generation, &before, &invalid.to_string(), now);
+            (after, Ok(Action::await_change()))
+        }
+        Err(invalid @ InvalidCluster::Incomplete(_)) => return Err(Retry(invalid.to_string())),
+    };
+    // A cluster never seen before has no status at all, and gets one even if it is all zeros.
+    if let Some(patch) = status::patch(&before, &after) {
+        let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+        match write_status(client, &namespace, &name, &patch).await {
+            // Deleted meanwhile.
+            Err(CallError::Api(_, kube::Error::Api(status))) if status.code == 404 => {}
+            Err(error) => return Err(Retry(error.to_string())),
+            Ok(()) => {}
+        }
+    }
+    action
+}
+
+/// When to look again, from what became of the objects.
+fn next(outcomes: &[Outcome]) -> Result<Action, Retry> {
+    let mut action = Action::await_change();
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Failed(error) if error.namespace_is_going() => return Ok(Action::await_change()),
+            Outcome::Failed(error) if error.is_final() => action = Action::requeue(STALLED_RETRY),
+            Outcome::Failed(error) => return Err(Retry(error.to_string())),
+            // Objects of others have no event that reaches us.
+            Outcome::Foreign(_) => action = Action::requeue(STALLED_RETRY),
+            Outcome::Waiting => return Ok(Action::requeue(RETRY_FLOOR * 5)),
+            Outcome::Done(_) => {}
+        }
+    }
+    Ok(action)
+}
+
+fn retry(cluster: Arc<DeserializeGuard<VLLMCluster>>, error: &Retry, context: Arc<Context>) -> Action {
+    let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let mut failures = context.failures();
+    let failed = failures.entry(key.clone()).or_default();
+    let wait = RETRY_FLOOR.saturating_mul(1 << (*failed).min(6)).min(RETRY_CEILING);
+    if *failed == 0 {
+        warn!(namespace = key.0, name = key.1, %error, "reconciliation failed; trying again");
+    }
+    *failed = failed.saturating_add(1);
+    Action::requeue(wait)
+}
+
+#[cfg(test)]
+mod tests;

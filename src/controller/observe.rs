@@ -1,0 +1,59 @@
+//! Observe: all reads of one reconciliation.
+//!
+//! Architecture invariant: reads alone, and nothing is decided from them here.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Service;
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::api::names::headless_service;
+use crate::objects::ValidatedCluster;
+
+use super::{CallError, Kind};
+
+/// Longest wait for one answer. Reconciliation is tried again, so it need not outwait a slow API server.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What exists of a cluster's objects; `None` for what does not.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The live objects, by kind, as JSON: they are compared by what is stated, not by type.
+    pub live: [Option<Value>; Kind::ALL.len()],
+}
+
+/// Reads what exists under the names of the cluster's objects, whoever it belongs to.
+pub async fn observe(client: &Client, cluster: &ValidatedCluster) -> Result<Observed, CallError> {
+    let namespace = &cluster.namespace;
+    let headless = headless_service(&cluster.name);
+    let (set, pods, service) = tokio::try_join!(
+        read::<StatefulSet>(client, namespace, &cluster.name),
+        read::<Service>(client, namespace, &headless),
+        read::<Service>(client, namespace, &cluster.name),
+    )?;
+    let mut observed = Observed::default();
+    observed.live[Kind::StatefulSet.index()] = set;
+    observed.live[Kind::HeadlessService.index()] = pods;
+    observed.live[Kind::ClientService.index()] = service;
+    Ok(observed)
+}
+
+async fn read<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<Value>, CallError>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    K: Clone + std::fmt::Debug + DeserializeOwned + Serialize,
+{
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let what = || format!("reading {} {name}", K::kind(&()));
+    let object = timeout(CALL_TIMEOUT, api.get_opt(name))
+        .await
+        .map_err(|_elapsed| CallError::Timeout(what()))?
+        .map_err(|error| CallError::Api(what(), error))?;
+    // What was read from JSON has a JSON form.
+    Ok(object.map(|object| serde_json::to_value(object).expect("an object has a JSON form")))
+}

@@ -1,0 +1,184 @@
+//! Plan: from what should be and what is, what to write.
+//!
+//! An object that exists and is not ours is never touched; one that already states all we want is not written.
+//!
+//! Architecture invariant: a plain function; it holds for any two snapshots, so that a write made twice, or from
+//! old knowledge, is harmless.
+
+use serde_json::Value;
+
+use crate::api::names::KIND;
+use crate::objects::{ValidatedCluster, service, statefulset};
+
+use super::Kind;
+use super::difference::{stamp, states_all};
+use super::observe::Observed;
+
+/// What to do about one object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// It is as it should be.
+    Keep,
+    /// It is missing or differs: apply this.
+    Apply(Value),
+    /// It is on its way out, and is made anew once it is gone.
+    Wait,
+    /// It belongs to somebody else: named here, for the condition.
+    Foreign(String),
+}
+
+/// A step for each kind of object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// By [`Kind::index`].
+    pub steps: [Step; Kind::ALL.len()],
+}
+
+/// What to write for a cluster.
+pub fn plan(cluster: &ValidatedCluster, observed: &Observed) -> Plan {
+    Plan {
+        steps: Kind::ALL.map(|kind| {
+            let mut desired = desired(kind, cluster);
+            stamp(&mut desired);
+            step(cluster, desired, observed.live[kind.index()].as_ref())
+        }),
+    }
+}
+
+/// The object of one kind, as it is applied but for the digest.
+fn desired(kind: Kind, cluster: &ValidatedCluster) -> Value {
+    let json = match kind {
+        Kind::StatefulSet => serde_json::to_value(statefulset::statefulset(cluster)),
+        Kind::HeadlessService => serde_json::to_value(service::headless(cluster)),
+        Kind::ClientService => serde_json::to_value(service::client(cluster)),
+    };
+    // The API's own types have string keys only.
+    json.expect("an object has a JSON form")
+}
+
+fn step(cluster: &ValidatedCluster, desired: Value, live: Option<&Value>) -> Step {
+    let Some(live) = live else { return Step::Apply(desired) };
+    let metadata = &live["metadata"];
+    let going = !metadata["deletionTimestamp"].is_null();
+    let owner = metadata["ownerReferences"]
+        .as_array()
+        .and_then(|owners| owners.iter().find(|owner| owner["controller"] == Value::Bool(true)));
+    match owner {
+        Some(owner) if owner["uid"] == cluster.uid.as_str() => {
+            if going {
+                Step::Wait
+            } else if states_all(&desired, live) {
+                Step::Keep
+            } else {
+                Step::Apply(desired)
+            }
+        }
+        // Left over from a deleted cluster of the same name: garbage collection takes it.
+        Some(owner) if owner["kind"] == KIND && owner["name"] == cluster.name.as_str() => Step::Wait,
+        Some(owner) => Step::Foreign(format!(
+            "{} {:?}",
+            owner["kind"].as_str().unwrap_or_default(),
+            owner["name"].as_str().unwrap_or_default()
+        )),
+        None if going => Step::Wait,
+        None => Step::Foreign("no controller".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::objects::fixture::validated;
+
+    /// What exists after the plan was carried out, with some of the API server's defaults.
+    fn carried_out(cluster: &ValidatedCluster) -> Observed {
+        let mut observed = Observed::default();
+        for (kind, step) in Kind::ALL.into_iter().zip(plan(cluster, &Observed::default()).steps) {
+            let Step::Apply(mut live) = step else { panic!("{step:?}") };
+            live["metadata"]["resourceVersion"] = json!("7");
+            live["metadata"]["labels"]["of-another"] = json!("label");
+            if kind == Kind::StatefulSet {
+                let pod = &mut live["spec"]["template"]["spec"];
+                pod["restartPolicy"] = json!("Always");
+                pod["containers"][0]["imagePullPolicy"] = json!("IfNotPresent");
+                pod["containers"][0]["ports"][0]["protocol"] = json!("TCP");
+                live["spec"]["updateStrategy"]["rollingUpdate"] = json!({"partition": 0});
+                live["status"] = json!({"replicas": 2});
+            } else {
+                live["spec"]["sessionAffinity"] = json!("None");
+                live["spec"]["ports"][0]["protocol"] = json!("TCP");
+            }
+            observed.live[kind.index()] = Some(live);
+        }
+        observed
+    }
+
+    fn set(observed: &mut Observed) -> &mut Value {
+        observed.live[Kind::StatefulSet.index()].as_mut().unwrap()
+    }
+
+    #[test]
+    fn nothing_there_applies_all_three() {
+        let plan = plan(&validated(2), &Observed::default());
+        assert!(plan.steps.iter().all(|step| matches!(step, Step::Apply(_))), "{plan:?}");
+    }
+
+    #[test]
+    fn what_was_applied_is_kept() {
+        let cluster = validated(2);
+        assert_eq!(plan(&cluster, &carried_out(&cluster)).steps, [Step::Keep, Step::Keep, Step::Keep]);
+    }
+
+    #[test]
+    fn drift_and_change_are_applied_and_touch_nothing_else() {
+        let cluster = validated(2);
+        type Change = fn(&mut Value);
+        let changes: [(&str, Change); 4] = [
+            ("replicas", |set| set["spec"]["replicas"] = json!(9)),
+            ("image", |set| set["spec"]["template"]["spec"]["containers"][0]["image"] = json!("other")),
+            ("label", |set| set["metadata"]["labels"]["cluster"] = json!("other")),
+            ("argument", |set| set["spec"]["template"]["spec"]["containers"][0]["args"] = json!([])),
+        ];
+        for (what, change) in changes {
+            let mut observed = carried_out(&cluster);
+            change(set(&mut observed));
+            let steps = plan(&cluster, &observed).steps;
+            assert!(matches!(steps[0], Step::Apply(_)), "{what}");
+            assert_eq!(steps[1..], [Step::Keep, Step::Keep], "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_longer_stated_is_applied() {
+        let mut cluster = validated(2);
+        cluster.spec.resources = serde_json::from_value(json!({"limits": {"cpu": "2"}})).unwrap();
+        let observed = carried_out(&cluster);
+        assert_eq!(plan(&cluster, &observed).steps[0], Step::Keep);
+        cluster.spec.resources = None;
+        assert!(matches!(plan(&cluster, &observed).steps[0], Step::Apply(_)));
+    }
+
+    #[test]
+    fn what_belongs_to_others_is_not_touched() {
+        let cluster = validated(2);
+        let mut observed = carried_out(&cluster);
+        set(&mut observed)["metadata"]["ownerReferences"] =
+            json!([{"kind": "Deployment", "name": "x", "uid": "u-9", "controller": true}]);
+        assert_eq!(plan(&cluster, &observed).steps[0], Step::Foreign("Deployment \"x\"".into()));
+        set(&mut observed)["metadata"]["ownerReferences"] = Value::Null;
+        assert_eq!(plan(&cluster, &observed).steps[0], Step::Foreign("no controller".into()));
+    }
+
+    #[test]
+    fn what_is_on_its_way_out_is_waited_for() {
+        let cluster = validated(2);
+        let mut observed = carried_out(&cluster);
+        set(&mut observed)["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        assert_eq!(plan(&cluster, &observed).steps[0], Step::Wait);
+        let mut observed = carried_out(&cluster);
+        set(&mut observed)["metadata"]["ownerReferences"][0]["uid"] = json!("of-the-deleted-one");
+        assert_eq!(plan(&cluster, &observed).steps[0], Step::Wait);
+    }
+}

@@ -1,0 +1,217 @@
+//! Status: from what was applied, what to report.
+//!
+//! Architecture invariant: a plain function; time is an argument and shows only where a condition turned, so that
+//! an unchanged cluster has an unchanged status.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use serde_json::{Value, json};
+
+use crate::api::VLLMClusterStatus;
+use crate::api::names::{CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED, selector};
+use crate::objects::ValidatedCluster;
+
+use super::Kind;
+use super::apply::{Applied, Outcome};
+
+/// A condition before it is known when it turned.
+struct Verdict {
+    kind: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+/// What is read of a live StatefulSet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    replicas: i32,
+    ready: i32,
+    updated: i32,
+    /// The StatefulSet controller has seen the spec that we applied.
+    taken: bool,
+    /// No older revision is left.
+    rolled: bool,
+}
+
+impl Counts {
+    fn of(set: &Value) -> Self {
+        let status = &set["status"];
+        let count =
+            |field: &str| status[field].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or_default();
+        let generation = set["metadata"]["generation"].as_i64().unwrap_or_default();
+        Self {
+            replicas: count("replicas"),
+            ready: count("readyReplicas"),
+            updated: count("updatedReplicas"),
+            taken: status["observedGeneration"].as_i64().is_some_and(|observed| observed >= generation),
+            rolled: status["currentRevision"] == status["updateRevision"],
+        }
+    }
+}
+
+/// The status of a cluster after its objects were applied.
+pub fn status(
+    cluster: &ValidatedCluster,
+    before: &VLLMClusterStatus,
+    applied: &Applied,
+    now: Timestamp,
+) -> VLLMClusterStatus {
+    let set = match &applied.outcomes[Kind::StatefulSet.index()] {
+        Outcome::Done(live) => Some(Counts::of(live)),
+        // What is not ours, or could not be written, says nothing of the current spec.
+        Outcome::Waiting | Outcome::Foreign(_) | Outcome::Failed(_) => None,
+    };
+    let was_ready = before
+        .conditions
+        .iter()
+        .any(|condition| condition.type_ == CONDITION_READY && condition.status == "True");
+    let stalled = stalled(applied);
+    let reconciling = reconciling(cluster, set, stalled.holds, applied);
+    let verdicts = [ready(cluster, set, was_ready), reconciling, stalled];
+    // Counts stay as last seen while the StatefulSet cannot be seen: an HPA divides by them.
+    let counts = set.map_or((before.replicas, before.ready_replicas), |set| (set.replicas, set.ready));
+    VLLMClusterStatus {
+        replicas: counts.0,
+        ready_replicas: counts.1,
+        selector: selector(&cluster.name),
+        stateful_set_name: set.map(|_| cluster.name.clone()).or_else(|| before.stateful_set_name.clone()),
+        observed_generation: Some(cluster.generation),
+        conditions: conditions(&before.conditions, verdicts, cluster.generation, now),
+    }
+}
+
+/// The status of a cluster from which no objects can be built.
+pub fn unbuildable(
+    name: &str,
+    generation: i64,
+    before: &VLLMClusterStatus,
+    why: &str,
+    now: Timestamp,
+) -> VLLMClusterStatus {
+    let verdict = |kind, holds| Verdict { kind, holds, reason: "InvalidSpec", message: why.to_owned() };
+    let verdicts = [
+        verdict(CONDITION_READY, false),
+        verdict(CONDITION_RECONCILING, false),
+        verdict(CONDITION_STALLED, true),
+    ];
+    VLLMClusterStatus {
+        selector: selector(name),
+        observed_generation: Some(generation),
+        conditions: conditions(&before.conditions, verdicts, generation, now),
+        ..before.clone()
+    }
+}
+
+/// A patch of what differs; `None` if nothing does.
+pub fn patch(before: &VLLMClusterStatus, after: &VLLMClusterStatus) -> Option<Value> {
+    if before == after {
+        return None;
+    }
+    // Both have string keys only.
+    let before = serde_json::to_value(before).expect("a status has a JSON form");
+    let mut after = serde_json::to_value(after).expect("a status has a JSON form");
+    if let Some(fields) = after.as_object_mut() {
+        // `replicas: 0` is a first sight too: the field is compared as it is stored.
+        fields.retain(|name, value| before.get(name) != Some(value));
+    }
+    Some(json!({ "status": after }))
+}
+
+fn ready(cluster: &ValidatedCluster, set: Option<Counts>, was_ready: bool) -> Verdict {
+    let needed = cluster.spec.min_replicas.unwrap_or(1).max(1);
+    let counts = set.unwrap_or_default();
+    // The moment between a change and the StatefulSet controller's look at it must not un-ready what serves.
+    let holds = set.is_some() && counts.ready >= needed && (counts.taken || was_ready);
+    Verdict {
+        kind: CONDITION_READY,
+        holds,
+        reason: if holds { "EnoughReplicas" } else { "NotEnoughReplicas" },
+        message: format!("{} of {} replicas are ready; {needed} are needed", counts.ready, cluster.replicas),
+    }
+}
+
+fn reconciling(cluster: &ValidatedCluster, set: Option<Counts>, stalled: bool, applied: &Applied) -> Verdict {
+    let failures: Vec<_> = applied
+        .outcomes
+        .iter()
+        .filter_map(|outcome| match outcome {
+            Outcome::Failed(error) if !error.is_final() => Some(error.to_string()),
+            _ => None,
+        })
+        .collect();
+    let (holds, reason, message) = match set {
+        _ if !failures.is_empty() => (true, "Retrying", failures.join("; ")),
+        None if stalled => (false, "Stalled", "see the condition Stalled".into()),
+        None => (true, "Waiting", "an older object of the same name is still being deleted".into()),
+        Some(set) if !set.taken => {
+            (true, "Progressing", "the StatefulSet controller has not seen the spec yet".into())
+        }
+        Some(set) if set.replicas != cluster.replicas => {
+            (true, "Scaling", format!("{} pods exist, {} are wanted", set.replicas, cluster.replicas))
+        }
+        Some(set) if !set.rolled || set.updated != cluster.replicas => {
+            (true, "RollingOut", format!("{} of {} pods run the current spec", set.updated, cluster.replicas))
+        }
+        Some(set) if set.ready != cluster.replicas => {
+            (true, "Starting", format!("{} of {} pods are ready", set.ready, cluster.replicas))
+        }
+        Some(_) => {
+            (false, "UpToDate", format!("{} pods run the current spec and are ready", cluster.replicas))
+        }
+    };
+    Verdict { kind: CONDITION_RECONCILING, holds, reason, message }
+}
+
+fn stalled(applied: &Applied) -> Verdict {
+    let problems: Vec<_> = Kind::ALL
+        .into_iter()
+        .zip(&applied.outcomes)
+        .filter_map(|(kind, outcome)| match outcome {
+            Outcome::Foreign(owner) => Some(("NameTaken", format!(
+                "a {kind} of the name that this VLLMCluster needs belongs to {owner}; delete it, or create the VLLMCluster under another name"
+            ))),
+            Outcome::Failed(error) if error.is_final() => Some(("Refused", error.to_string())),
+            Outcome::Done(_) | Outcome::Waiting | Outcome::Failed(_) => None,
+        })
+        .collect();
+    let messages: Vec<_> = problems.iter().map(|(_, message)| message.as_str()).collect();
+    match problems.first() {
+        Some((reason, _)) => {
+            Verdict { kind: CONDITION_STALLED, holds: true, reason, message: messages.join("; ") }
+        }
+        None => Verdict {
+            kind: CONDITION_STALLED,
+            holds: false,
+            reason: "NothingInTheWay",
+            message: "nothing needs a person".into(),
+        },
+    }
+}
+
+/// Ours in a fixed order, behind those that others have put there.
+fn conditions(
+    before: &[Condition],
+    verdicts: [Verdict; 3],
+    generation: i64,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let others =
+        before.iter().filter(|condition| verdicts.iter().all(|verdict| verdict.kind != condition.type_));
+    let ours = verdicts.iter().map(|Verdict { kind, holds, reason, message }| {
+        let status = if *holds { "True" } else { "False" };
+        let same = before.iter().find(|condition| condition.type_ == *kind && condition.status == status);
+        Condition {
+            type_: (*kind).to_owned(),
+            status: status.to_owned(),
+            reason: (*reason).to_owned(),
+            message: message.clone(),
+            observed_generation: Some(generation),
+            last_transition_time: same.map_or(Time(now), |condition| condition.last_transition_time.clone()),
+        }
+    });
+    others.cloned().chain(ours).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! What is reported, case by case.
+
+use rstest::rstest;
+
+use super::super::CallError;
+use super::*;
+use crate::objects::fixture::validated;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_790_000_000 + seconds).unwrap()
+}
+
+/// A StatefulSet as its controller reports it.
+fn set(generation: i64, observed: i64, replicas: i32, ready: i32, updated: i32, rolled: bool) -> Outcome {
+    Outcome::Done(json!({
+        "metadata": {"generation": generation},
+        "status": {
+            "observedGeneration": observed, "replicas": replicas, "readyReplicas": ready, "updatedReplicas": updated,
+            "currentRevision": if rolled { "b" } else { "a" }, "updateRevision": "b",
+        },
+    }))
+}
+
+fn applied(set: Outcome) -> Applied {
+    Applied { outcomes: [set, Outcome::Done(json!({})), Outcome::Done(json!({}))] }
+}
+
+fn condition<'a>(status: &'a VLLMClusterStatus, kind: &str) -> &'a Condition {
+    status.conditions.iter().find(|condition| condition.type_ == kind).unwrap()
+}
+
+fn holds(status: &VLLMClusterStatus) -> [bool; 3] {
+    [CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED]
+        .map(|kind| condition(status, kind).status == "True")
+}
+
+fn refused(code: u16) -> CallError {
+    let status = json!({"status": "Failure", "message": "quota", "reason": "Forbidden", "code": code});
+    CallError::Api(
+        "applying StatefulSet my-cluster".into(),
+        kube::Error::Api(serde_json::from_value(status).unwrap()),
+    )
+}
+
+/// Conditions of a cluster that wants 3: Ready, Reconciling, Stalled.
+#[rstest]
+#[case::just_made(set(1, 0, 0, 0, 0, true), [false, true, false])]
+#[case::pods_start(set(1, 1, 3, 0, 3, true), [false, true, false])]
+#[case::one_serves(set(1, 1, 3, 1, 3, true), [true, true, false])]
+#[case::all_serve(set(1, 1, 3, 3, 3, true), [true, false, false])]
+#[case::shrinking(set(2, 2, 5, 5, 5, true), [true, true, false])]
+#[case::rolling_out(set(2, 2, 3, 3, 1, false), [true, true, false])]
+#[case::old_revision_left(set(2, 2, 3, 3, 3, false), [true, true, false])]
+#[case::on_its_way_out(Outcome::Waiting, [false, true, false])]
+#[case::of_another(Outcome::Foreign("Deployment \"x\"".into()), [false, false, true])]
+#[case::refused_for_good(Outcome::Failed(refused(422)), [false, false, true])]
+#[case::refused_for_now(Outcome::Failed(refused(500)), [false, true, false])]
+fn conditions_of(#[case] set: Outcome, #[case] expected: [bool; 3]) {
+    let status = status(&validated(3), &VLLMClusterStatus::default(), &applied(set), at(0));
+    assert_eq!(holds(&status), expected, "{:#?}", status.conditions);
+    assert_eq!(status.selector, "app=vllm-cluster,cluster=my-cluster,component=vllm-server");
+    assert_eq!(status.observed_generation, Some(1));
+}
+
+#[test]
+fn ready_needs_the_lower_bound() {
+    let mut cluster = validated(3);
+    cluster.spec.min_replicas = Some(2);
+    let one = status(&cluster, &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 1, 3, true)), at(0));
+    assert_eq!(holds(&one)[0], false);
+    let two = status(&cluster, &one, &applied(set(1, 1, 3, 2, 3, true)), at(1));
+    assert_eq!(holds(&two)[0], true);
+}
+
+#[test]
+fn growth_does_not_make_a_serving_cluster_unready() {
+    let serving =
+        status(&validated(1), &VLLMClusterStatus::default(), &applied(set(1, 1, 1, 1, 1, true)), at(0));
+    assert_eq!(holds(&serving), [true, false, false]);
+    // The StatefulSet has its new spec, and its controller has not looked yet.
+    let growing = status(&validated(4), &serving, &applied(set(2, 1, 1, 1, 1, true)), at(9));
+    assert_eq!(holds(&growing), [true, true, false]);
+    assert_eq!(condition(&growing, CONDITION_READY).last_transition_time, Time(at(0)));
+    // Without having been ready, the same counts are not enough.
+    let unknown =
+        status(&validated(4), &VLLMClusterStatus::default(), &applied(set(2, 1, 1, 1, 1, true)), at(9));
+    assert_eq!(holds(&unknown)[0], false);
+}
+
+#[test]
+fn an_unchanged_cluster_has_an_unchanged_status() {
+    let first =
+        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 3, 3, true)), at(0));
+    let second = status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), at(100));
+    assert_eq!(patch(&first, &second), None);
+}
+
+#[test]
+fn a_patch_holds_what_differs() {
+    let first =
+        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 2, 3, true)), at(0));
+    let whole = patch(&VLLMClusterStatus::default(), &first).unwrap();
+    assert_eq!(whole["status"]["selector"], first.selector);
+    let second = status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), at(1));
+    let patch = patch(&first, &second).unwrap();
+    let fields: Vec<_> = patch["status"].as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["conditions", "readyReplicas"]);
+    assert_eq!(condition(&second, CONDITION_READY).last_transition_time, Time(at(0)));
+    assert_eq!(condition(&second, CONDITION_RECONCILING).last_transition_time, Time(at(1)));
+}
+
+#[test]
+fn counts_stay_while_the_statefulset_cannot_be_seen() {
+    let seen =
+        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 3, 3, true)), at(0));
+    let unseen = status(&validated(3), &seen, &applied(Outcome::Failed(refused(500))), at(1));
+    assert_eq!((unseen.replicas, unseen.ready_replicas), (3, 3));
+    assert_eq!(unseen.stateful_set_name.as_deref(), Some("my-cluster"));
+}
+
+#[test]
+fn conditions_of_others_stay() {
+    let other = Condition {
+        type_: "Audited".into(),
+        status: "True".into(),
+        reason: "Yes".into(),
+        message: String::new(),
+        observed_generation: None,
+        last_transition_time: Time(at(0)),
+    };
+    let before = VLLMClusterStatus { conditions: vec![other.clone()], ..VLLMClusterStatus::default() };
+    let after = status(&validated(1), &before, &applied(Outcome::Waiting), at(1));
+    assert_eq!(after.conditions[0], other);
+    assert_eq!(after.conditions.len(), 4);
+}
+
+#[test]
+fn what_cannot_be_built_is_stalled() {
+    let status = unbuildable("my-cluster", 2, &VLLMClusterStatus::default(), "the name is too long", at(0));
+    assert_eq!(holds(&status), [false, false, true]);
+    assert_eq!(condition(&status, CONDITION_STALLED).message, "the name is too long");
+}
