@@ -32,8 +32,10 @@ const OWN_ADDRESS: (&str, &str) = ("kube-system", "kube-dns");
 pub async fn run(client: Client) -> anyhow::Result<()> {
     let (services, service_writer) = reflector::store::<Service>();
     let (slices, slice_writer) = reflector::store::<EndpointSlice>();
-    let watch_services =
-        reflector(service_writer, watcher(Api::all(client.clone()), watcher::Config::default()).default_backoff());
+    let watch_services = reflector(
+        service_writer,
+        watcher(Api::all(client.clone()), watcher::Config::default()).default_backoff(),
+    );
     let watch_slices =
         reflector(slice_writer, watcher(Api::all(client), watcher::Config::default()).default_backoff());
     let changes = futures::stream::select(
@@ -84,7 +86,9 @@ pub fn routes<'a>(
         let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
         let Some(spec) = &service.spec else { continue };
         let address = spec.cluster_ip.as_deref().and_then(|address| address.parse::<Ipv4Addr>().ok());
-        let Some(address) = address.filter(|_| (namespace.as_str(), name.as_str()) != OWN_ADDRESS) else { continue };
+        let Some(address) = address.filter(|_| (namespace.as_str(), name.as_str()) != OWN_ADDRESS) else {
+            continue;
+        };
         let slices = by_service.get(&(namespace, name.as_str())).map(Vec::as_slice).unwrap_or_default();
         for port in spec.ports.iter().flatten() {
             if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
@@ -217,5 +221,136 @@ async fn relay(mut client: TcpStream, endpoint: Option<SocketAddrV4>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     if copy_bidirectional(&mut client, &mut server).await.is_err() {
         let _ = (client.set_zero_linger(), server.set_zero_linger());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    fn shown(services: Value, slices: Value) -> Vec<String> {
+        let services: Vec<Service> = serde_json::from_value(services).unwrap();
+        let slices: Vec<EndpointSlice> = serde_json::from_value(slices).unwrap();
+        let routes = routes(&services, &slices);
+        let line = |(from, to): (&SocketAddrV4, &Vec<SocketAddrV4>)| {
+            let to: Vec<_> = to.iter().map(ToString::to_string).collect();
+            format!("{from} -> {}", to.join(" "))
+        };
+        routes.iter().map(line).collect()
+    }
+
+    fn service(namespace: &str, name: &str, address: &str, ports: &Value) -> Value {
+        json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"clusterIP": address, "ports": ports}})
+    }
+
+    /// Endpoints are given as address and, if they are not ready, what they are.
+    fn slice(namespace: &str, service: &str, ports: &Value, endpoints: &[(&str, &str)]) -> Value {
+        let endpoints: Vec<_> = endpoints
+            .iter()
+            .map(|(address, state)| {
+                let conditions = match *state {
+                    "" => json!({"ready": true, "serving": true, "terminating": false}),
+                    "unready" => json!({"ready": false, "serving": false, "terminating": false}),
+                    "draining" => json!({"ready": false, "serving": true, "terminating": true}),
+                    _ => json!({"ready": false, "serving": false, "terminating": true}),
+                };
+                json!({"addresses": [address], "conditions": conditions})
+            })
+            .collect();
+        json!({
+            "metadata": {"namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
+        })
+    }
+
+    #[test]
+    fn ports_lead_to_endpoints_of_their_name() {
+        let ports = json!([{"name": "a", "port": 80}, {"name": "b", "port": 81}, {"name": "u", "port": 82, "protocol": "UDP"}]);
+        let one = json!([{"name": "a", "port": 8080}, {"name": "b", "port": 8081}]);
+        let two = json!([{"name": "a", "port": 9090}]);
+        let services = json!([
+            service("n", "s", "10.96.0.5", &ports),
+            service("other", "s", "10.96.0.6", &json!([{"port": 80}])),
+            service("n", "headless", "None", &json!([{"port": 80}])),
+            service("kube-system", "kube-dns", "10.96.0.10", &json!([{"port": 53}])),
+            {"metadata": {"namespace": "n", "name": "x"}, "spec": {"type": "ExternalName", "externalName": "y"}},
+        ]);
+        let slices = json!([
+            slice("n", "s", &one, &[("10.244.0.2", ""), ("10.244.0.1", "")]),
+            slice("n", "s", &two, &[("10.244.0.3", "")]),
+            slice("n", "t", &one, &[("10.244.0.4", "")]),
+        ]);
+        let expected = [
+            "10.96.0.5:80 -> 10.244.0.1:8080 10.244.0.2:8080 10.244.0.3:9090",
+            "10.96.0.5:81 -> 10.244.0.1:8081 10.244.0.2:8081",
+            "10.96.0.6:80 -> ",
+        ];
+        assert_eq!(shown(services, slices), expected);
+    }
+
+    #[test]
+    fn ready_endpoints_come_first() {
+        let ports = json!([{"port": 8080}]);
+        for (endpoints, expected) in [
+            (
+                &[("10.244.0.1", ""), ("10.244.0.2", "unready"), ("10.244.0.3", "draining")][..],
+                "10.244.0.1:8080",
+            ),
+            (&[("10.244.0.2", "unready"), ("10.244.0.3", "draining")][..], "10.244.0.3:8080"),
+            (&[("10.244.0.2", "unready"), ("10.244.0.4", "ended")][..], ""),
+        ] {
+            let services = json!([service("n", "s", "10.96.0.5", &json!([{"port": 80}]))]);
+            let routes = shown(services, json!([slice("n", "s", &ports, endpoints)]));
+            assert_eq!(routes, [format!("10.96.0.5:80 -> {expected}")]);
+        }
+    }
+
+    async fn answer(address: SocketAddrV4) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"?").await?;
+        stream.shutdown().await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
+    async fn server(name: &'static str) -> SocketAddrV4 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else {
+            unreachable!("it was bound so")
+        };
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut question = String::new();
+                stream.read_to_string(&mut question).await.unwrap();
+                stream.write_all(format!("{name}{question}").as_bytes()).await.unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn connections_go_round_and_are_reset_without_endpoints() {
+        let (one, two) = (server("one").await, server("two").await);
+        let service: SocketAddrV4 = {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            format!("127.0.0.1:{}", free.local_addr().unwrap().port()).parse().unwrap()
+        };
+        let mut listeners = Listeners::default();
+        listeners.follow(&[(service, vec![one, two])].into()).await;
+        let mut answers = Vec::new();
+        for _ in 0..4 {
+            answers.push(answer(service).await.unwrap());
+        }
+        assert_eq!(answers, ["one?", "two?", "one?", "two?"]);
+
+        listeners.follow(&[(service, vec![two])].into()).await;
+        assert_eq!(answer(service).await.unwrap(), "two?");
+
+        listeners.follow(&[(service, vec![])].into()).await;
+        let error = answer(service).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
     }
 }

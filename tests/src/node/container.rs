@@ -85,7 +85,10 @@ impl Process {
                 match tokio::time::timeout_at(deadline, target.perform(&hook, grace)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::warn!(container = target.container.name, error, "preStop"),
-                    Err(_) => tracing::warn!(container = target.container.name, "preStop took all of the grace period"),
+                    Err(_) => tracing::warn!(
+                        container = target.container.name,
+                        "preStop took all of the grace period"
+                    ),
                 }
             }
             let _ = kill_process(self.pid, Signal::TERM);
@@ -108,7 +111,13 @@ impl Process {
     }
 
     /// What to say of a run that ended.
-    pub fn end(&self, container: &Container, id: String, started: Timestamp, status: ExitStatus) -> Terminated {
+    pub fn end(
+        &self,
+        container: &Container,
+        id: String,
+        started: Timestamp,
+        status: ExitStatus,
+    ) -> Terminated {
         let signal = status.signal();
         let exit_code = status.code().unwrap_or_else(|| 128 + signal.unwrap_or_default());
         let not_started = status.code() == Some(i32::from(NOT_STARTED));

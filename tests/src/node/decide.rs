@@ -26,6 +26,7 @@ impl RestartPolicy {
     }
 
     /// The policy of init containers: done is done.
+    #[must_use]
     pub fn of_init(self) -> Self {
         match self {
             Self::Always | Self::OnFailure => Self::OnFailure,
@@ -172,10 +173,9 @@ pub enum Next {
 /// What to do with `container`.
 pub fn next(policy: RestartPolicy, container: &Observed, now: Timestamp) -> Next {
     let due = match &container.state {
-        State::Running { .. } => return Next::Leave,
         State::Waiting { retry, .. } => *retry,
         State::Terminated(end) if policy.restarts(end.exit_code) => container.backoff.due(end.finished),
-        State::Terminated(_) => return Next::Leave,
+        State::Running { .. } | State::Terminated(_) => return Next::Leave,
     };
     if due <= now { Next::Start } else { Next::At(due) }
 }
@@ -216,4 +216,96 @@ pub fn plan(policy: RestartPolicy, inits: &[Observed], mains: &[Observed], now: 
         }
     }
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + second).unwrap()
+    }
+
+    /// `r` runs; `w` waits until 5; a number is the exit code of a run that ended at 0.
+    fn observed(state: &str) -> Observed {
+        let mut observed = Observed::new(state, at(0));
+        observed.state = match state {
+            "r" => State::Running { started: at(0), id: String::new() },
+            "w" => State::Waiting { reason: String::new(), message: None, retry: at(5) },
+            "n" => return observed,
+            code => State::Terminated(Terminated {
+                exit_code: code.parse().unwrap(),
+                signal: None,
+                reason: String::new(),
+                message: None,
+                started: at(-1),
+                finished: at(0),
+                id: String::new(),
+            }),
+        };
+        observed
+    }
+
+    #[test]
+    fn one_container() {
+        use Next::{At, Leave, Start};
+        use RestartPolicy::{Always, Never, OnFailure};
+        let raised = |times: usize| (0..times).fold(Backoff::default(), |backoff, _| backoff.raise(at(0)));
+        for (policy, state, restarts, now, expected) in [
+            (Always, "n", 0, 0, Start),
+            (Always, "r", 0, 0, Leave),
+            (Always, "w", 0, 4, At(at(5))),
+            (Always, "w", 0, 5, Start),
+            (Always, "1", 0, 0, Start),
+            (Always, "0", 0, 0, Start),
+            (Always, "1", 1, 0, At(at(10))),
+            (Always, "1", 1, 10, Start),
+            (Always, "1", 2, 10, At(at(20))),
+            (Always, "1", 9, 10, At(at(300))),
+            (OnFailure, "1", 1, 0, At(at(10))),
+            (OnFailure, "0", 0, 0, Leave),
+            (Never, "1", 0, 0, Leave),
+            (Never, "n", 0, 0, Start),
+        ] {
+            let container = Observed { backoff: raised(restarts), ..observed(state) };
+            assert_eq!(next(policy, &container, at(now)), expected, "{policy:?} {state} {restarts} {now}");
+        }
+    }
+
+    #[test]
+    fn the_wait_begins_anew_after_a_long_run() {
+        let backoff = Backoff::default().raise(at(0)).raise(at(10)).raise(at(30));
+        assert_eq!(backoff.delay, Some(SignedDuration::from_secs(40)));
+        assert_eq!(backoff.due(at(100)), at(140));
+        assert_eq!(backoff.due(at(700)), at(700), "forgotten ten minutes after the last restart");
+        assert_eq!(backoff.raise(at(700)).delay, Some(SignedDuration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_pod() {
+        use RestartPolicy::{Always, Never};
+        let all = |states: &str| states.split_whitespace().map(observed).collect::<Vec<_>>();
+        let starts = |inits: &[usize], mains: &[usize], wake: Option<i64>| Plan {
+            inits: inits.to_vec(),
+            mains: mains.to_vec(),
+            wake: wake.map(at),
+        };
+        for (policy, inits, mains, expected) in [
+            (Always, "", "n n", starts(&[], &[0, 1], None)),
+            (Always, "", "r n", starts(&[], &[1], None)),
+            (Always, "", "w r w", starts(&[], &[], Some(5))),
+            (Always, "n n", "n", starts(&[0], &[], None)),
+            (Always, "r n", "n", starts(&[], &[], None)),
+            (Always, "0 n", "n", starts(&[1], &[], None)),
+            (Always, "0 w", "n", starts(&[], &[], Some(5))),
+            (Always, "0 0", "n", starts(&[], &[0], None)),
+            (Always, "1 n", "n", starts(&[0], &[], None)),
+            (Never, "1 n", "n", starts(&[], &[], None)),
+            (Never, "", "0 1", starts(&[], &[], None)),
+            (Always, "", "0 1", starts(&[], &[0, 1], None)),
+        ] {
+            let plan = plan(policy, &all(inits), &all(mains), at(0));
+            assert_eq!(plan, expected, "{policy:?} [{inits}] [{mains}]");
+        }
+    }
 }

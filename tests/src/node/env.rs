@@ -25,7 +25,7 @@ pub struct Addresses {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EnvError {
-    /// A Secret or ConfigMap that is not there.
+    /// A `Secret` or `ConfigMap` that is not there.
     #[error("{kind} {name:?} not found")]
     NotFound {
         /// `secret` or `configmap`.
@@ -69,9 +69,9 @@ pub fn environment(
         }
         if let Some(from) = &source.secret_ref {
             match objects.secrets.get(&from.name) {
-                Some(secret) => all.extend(
-                    secret.data.iter().flatten().map(|(key, value)| (key.clone(), text(&value.0))),
-                ),
+                Some(secret) => {
+                    all.extend(secret.data.iter().flatten().map(|(key, value)| (key.clone(), text(&value.0))))
+                }
                 None if from.optional == Some(true) => {}
                 None => return Err(EnvError::NotFound { kind: "secret", name: from.name.clone() }),
             }
@@ -141,7 +141,9 @@ pub fn field(pod: &Pod, path: &str, addresses: &Addresses) -> Result<String, Env
         "metadata.labels" => lines(pod.labels()),
         "metadata.annotations" => lines(pod.annotations()),
         "spec.nodeName" => spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
-        "spec.serviceAccountName" => spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
+        "spec.serviceAccountName" => {
+            spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default()
+        }
         "status.podIP" | "status.podIPs" => addresses.pod.clone(),
         "status.hostIP" | "status.hostIPs" => addresses.host.clone(),
         _ => return Err(EnvError::Field(path.to_owned())),
@@ -163,7 +165,7 @@ pub fn expand(text: &str, env: &Env) -> String {
             (None, Some((name, after))) => {
                 match env.get(name) {
                     Some(value) => expanded.push_str(value),
-                    None => expanded.push_str(&format!("$({name})")),
+                    None => expanded.extend(["$(", name, ")"]),
                 }
                 after
             }
@@ -181,7 +183,8 @@ pub fn service_links<'a>(services: impl IntoIterator<Item = &'a Service>) -> Env
     let mut env = Env::new();
     for service in services {
         let Some(spec) = &service.spec else { continue };
-        let Some(address) = spec.cluster_ip.as_deref().filter(|address| !matches!(*address, "" | "None")) else {
+        let Some(address) = spec.cluster_ip.as_deref().filter(|address| !matches!(*address, "" | "None"))
+        else {
             continue;
         };
         let ports = spec.ports.as_deref().unwrap_or_default();
@@ -212,4 +215,134 @@ fn variable(name: &str) -> String {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod() -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web-0", "namespace": "shop", "uid": "u", "labels": {"app": "web"}},
+            "spec": {"containers": [], "nodeName": "n", "serviceAccountName": "sa"},
+        }))
+        .unwrap()
+    }
+
+    fn addresses() -> Addresses {
+        Addresses { pod: "10.0.0.1".into(), host: "10.0.0.2".into() }
+    }
+
+    fn resolve(container: serde_json::Value) -> Result<String, EnvError> {
+        let mut full = json!({"name": "c"});
+        full.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+        let secret = json!({"data": {"key": "c2VjcmV0"}});
+        let map = json!({"data": {"key": "plain"}});
+        let objects = Objects {
+            secrets: [("s".to_owned(), serde_json::from_value(secret).unwrap())].into(),
+            config_maps: [("m".to_owned(), serde_json::from_value(map).unwrap())].into(),
+            ..Objects::default()
+        };
+        let base = [("BASE".to_owned(), "base".to_owned())].into();
+        let env = environment(&pod(), &serde_json::from_value(full).unwrap(), &objects, &addresses(), base)?;
+        let shown =
+            env.iter().filter(|(name, _)| *name != "BASE").map(|(name, value)| format!("{name}={value}"));
+        Ok(shown.collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn variables_come_from_where_they_say() {
+        let from = |source: serde_json::Value| json!({"env": [{"name": "V", "valueFrom": source}]});
+        let field = |path: &str| from(json!({"fieldRef": {"fieldPath": path}}));
+        for (container, expected) in [
+            (
+                json!({"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)$(BASE)$(C)"}]}),
+                "A=1 B=1base$(C)",
+            ),
+            (json!({"env": [{"name": "A"}]}), "A="),
+            (json!({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "$(A)2"}]}), "A=12"),
+            (json!({"envFrom": [{"secretRef": {"name": "s"}, "prefix": "P_"}]}), "P_key=secret"),
+            (
+                json!({"envFrom": [{"configMapRef": {"name": "m"}}], "env": [{"name": "key", "value": "own"}]}),
+                "key=own",
+            ),
+            (json!({"envFrom": [{"configMapRef": {"name": "none", "optional": true}}]}), ""),
+            (from(json!({"secretKeyRef": {"name": "s", "key": "key"}})), "V=secret"),
+            (from(json!({"configMapKeyRef": {"name": "m", "key": "key"}})), "V=plain"),
+            (from(json!({"configMapKeyRef": {"name": "m", "key": "none", "optional": true}})), ""),
+            (field("metadata.name"), "V=web-0"),
+            (field("metadata.namespace"), "V=shop"),
+            (field("metadata.uid"), "V=u"),
+            (field("metadata.labels['app']"), "V=web"),
+            (field("metadata.annotations['none']"), "V="),
+            (field("spec.nodeName"), "V=n"),
+            (field("spec.serviceAccountName"), "V=sa"),
+            (field("status.podIP"), "V=10.0.0.1"),
+            (field("status.hostIP"), "V=10.0.0.2"),
+        ] {
+            assert_eq!(resolve(container.clone()).as_deref(), Ok(expected), "{container}");
+        }
+    }
+
+    #[test]
+    fn a_reference_that_leads_nowhere_is_named() {
+        let from = |source: serde_json::Value| json!({"env": [{"name": "V", "valueFrom": source}]});
+        for (container, expected) in [
+            (from(json!({"secretKeyRef": {"name": "none", "key": "k"}})), "secret \"none\" not found"),
+            (from(json!({"secretKeyRef": {"name": "s", "key": "k"}})), "couldn't find key k in secret s"),
+            (json!({"envFrom": [{"configMapRef": {"name": "none"}}]}), "configmap \"none\" not found"),
+            (from(json!({"fieldRef": {"fieldPath": "spec.nope"}})), "this node has no value for spec.nope"),
+        ] {
+            assert_eq!(resolve(container.clone()).unwrap_err().to_string(), expected, "{container}");
+        }
+    }
+
+    #[test]
+    fn names_in_parentheses_are_expanded() {
+        let env = [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "$(A)".to_owned())].into();
+        for (text, expected) in [
+            ("plain", "plain"),
+            ("$(A)", "1"),
+            ("x$(A)y$(A)", "x1y1"),
+            ("$(B)", "$(A)"),
+            ("$(C)", "$(C)"),
+            ("$$(A)", "$(A)"),
+            ("$$$(A)", "$1"),
+            ("$A ${A} $", "$A ${A} $"),
+            ("$(A", "$(A"),
+        ] {
+            assert_eq!(expand(text, &env), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn services_are_announced() {
+        let services: Vec<Service> = serde_json::from_value(json!([
+            {"metadata": {"name": "my-db"}, "spec": {"clusterIP": "10.96.0.7", "ports": [
+                {"name": "sql-main", "port": 5432}, {"name": "dns", "port": 53, "protocol": "UDP"},
+            ]}},
+            {"metadata": {"name": "headless"}, "spec": {"clusterIP": "None", "ports": [{"port": 1}]}},
+            {"metadata": {"name": "external"}, "spec": {"type": "ExternalName", "externalName": "x"}},
+        ]))
+        .unwrap();
+        let env = service_links(&services);
+        let shown: Vec<_> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let expected = [
+            "MY_DB_PORT=tcp://10.96.0.7:5432",
+            "MY_DB_PORT_53_UDP=udp://10.96.0.7:53",
+            "MY_DB_PORT_53_UDP_ADDR=10.96.0.7",
+            "MY_DB_PORT_53_UDP_PORT=53",
+            "MY_DB_PORT_53_UDP_PROTO=udp",
+            "MY_DB_PORT_5432_TCP=tcp://10.96.0.7:5432",
+            "MY_DB_PORT_5432_TCP_ADDR=10.96.0.7",
+            "MY_DB_PORT_5432_TCP_PORT=5432",
+            "MY_DB_PORT_5432_TCP_PROTO=tcp",
+            "MY_DB_SERVICE_HOST=10.96.0.7",
+            "MY_DB_SERVICE_PORT=5432",
+            "MY_DB_SERVICE_PORT_DNS=53",
+            "MY_DB_SERVICE_PORT_SQL_MAIN=5432",
+        ];
+        assert_eq!(shown, expected);
+    }
 }

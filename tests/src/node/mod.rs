@@ -63,7 +63,6 @@ pub struct NodeConfig {
 }
 
 /// What all pods of a node share.
-
 pub struct Context {
     client: Client,
     config: NodeConfig,

@@ -1,4 +1,4 @@
-//! What a pod refers to: the Secrets and ConfigMaps of its namespace, and its tokens.
+//! What a pod refers to: the `Secret`s and `ConfigMap`s of its namespace, and its tokens.
 //!
 //! **Architecture invariant**: [`Needs`] is found and [`Objects`] is used without I/O; only `gather` asks the API server.
 
@@ -14,7 +14,7 @@ use kube::{Api, Client, ResourceExt as _};
 pub struct Needs {
     /// Secrets by name.
     pub secrets: BTreeSet<String>,
-    /// ConfigMaps by name.
+    /// `ConfigMap`s by name.
     pub config_maps: BTreeSet<String>,
     /// Service account tokens.
     pub tokens: BTreeSet<TokenKey>,
@@ -34,7 +34,7 @@ pub struct TokenKey {
 pub struct Objects {
     /// Secrets by name.
     pub secrets: BTreeMap<String, Secret>,
-    /// ConfigMaps by name.
+    /// `ConfigMap`s by name.
     pub config_maps: BTreeMap<String, ConfigMap>,
     /// Tokens.
     pub tokens: BTreeMap<TokenKey, String>,
@@ -90,7 +90,6 @@ impl TokenKey {
 }
 
 /// Fetches for one pod, and keeps its tokens until they are due to be renewed.
-
 pub struct Fetcher {
     client: Client,
     tokens: BTreeMap<TokenKey, (String, jiff::Timestamp)>,

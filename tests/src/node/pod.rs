@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, Service, Volume};
-use kube::core::Status;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::core::Status;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -73,7 +73,7 @@ struct Run {
 const RETRY: SignedDuration = SignedDuration::from_secs(1);
 /// After a failure that only a change of the pod or of what it names can mend.
 const RETRY_SLOWLY: SignedDuration = SignedDuration::from_secs(3);
-/// How soon a changed Secret or ConfigMap shows in a volume; a kubelet takes up to a minute.
+/// How soon a changed `Secret` or `ConfigMap` shows in a volume; a kubelet takes up to a minute.
 const VOLUME_PERIOD: Duration = Duration::from_secs(3);
 
 struct Worker {
@@ -164,7 +164,8 @@ impl Worker {
                 wake = Some(now + RETRY);
             }
             // A time that has passed makes a negative duration, and means now.
-            let pause = wake.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+            let pause =
+                wake.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
             // Receiving from a channel and sleeping lose nothing when another arm wins.
             tokio::select! {
                 message = inbox.recv(), if !self.gone => match message {
@@ -197,7 +198,13 @@ impl Worker {
         for slot in starts {
             if let Err(problem) = self.start(slot).await {
                 let retry = now + problem.retry;
-                tracing::debug!(pod = self.pod.name_any(), ?slot, problem.reason, problem.message, "not started");
+                tracing::debug!(
+                    pod = self.pod.name_any(),
+                    ?slot,
+                    problem.reason,
+                    problem.message,
+                    "not started"
+                );
                 let observed = self.observed(slot);
                 if let State::Terminated(end) = &observed.state {
                     observed.last = Some(end.clone());
@@ -237,7 +244,8 @@ impl Worker {
             let mut fetcher = Fetcher::new(self.context.client.clone());
             let root = self.directory.join("volumes");
             let addresses = self.addresses();
-            self.volumes = Some(fill(&self.pod, &mut fetcher, &root, &addresses).await.context("FailedMount")?);
+            self.volumes =
+                Some(fill(&self.pod, &mut fetcher, &root, &addresses).await.context("FailedMount")?);
             let (refresh, mut pods) = watch::channel(self.pod.clone());
             self.refresh = Some(refresh);
             if !Needs::of_volumes(&self.pod).is_empty() {
@@ -260,7 +268,10 @@ impl Worker {
         let directory = self.directory.join("etc");
         std::fs::create_dir_all(&directory)?;
         let addresses = self.addresses();
-        std::fs::write(directory.join("hosts"), files::hosts(&self.pod, &addresses.pod, &config.cluster_domain))?;
+        std::fs::write(
+            directory.join("hosts"),
+            files::hosts(&self.pod, &addresses.pod, &config.cluster_domain),
+        )?;
         std::fs::write(directory.join("hostname"), files::hostname(&self.pod) + "\n")?;
         if let Some(text) = files::resolv_conf(&self.pod, &config.dns.to_string(), &config.cluster_domain) {
             std::fs::write(directory.join("resolv.conf"), text)?;
@@ -281,16 +292,21 @@ impl Worker {
                 retry: RETRY_SLOWLY,
             }
         })?;
-        let configure = |message: String| Problem { reason: "CreateContainerConfigError", message, retry: RETRY_SLOWLY };
+        let configure =
+            |message: String| Problem { reason: "CreateContainerConfigError", message, retry: RETRY_SLOWLY };
         let addresses = self.addresses();
         let needs = Needs::of_environment(&container);
         let mut fetcher = Fetcher::new(self.context.client.clone());
-        let objects = fetcher.gather(&self.pod, &needs).await.map_err(|error| Problem {
-            retry: RETRY,
-            ..configure(error.to_string())
-        })?;
+        let objects = fetcher
+            .gather(&self.pod, &needs)
+            .await
+            .map_err(|error| Problem { retry: RETRY, ..configure(error.to_string()) })?;
         let mut base = self.given(&image.env);
-        base.extend(self.service_links().await.map_err(|error| Problem { retry: RETRY, ..configure(error.to_string()) })?);
+        base.extend(
+            self.service_links()
+                .await
+                .map_err(|error| Problem { retry: RETRY, ..configure(error.to_string()) })?,
+        );
         let env = env::environment(&self.pod, &container, &objects, &addresses, base)
             .map_err(|error| configure(error.to_string()))?;
         let expand = |words: &Option<Vec<String>>| -> Vec<String> {
@@ -318,7 +334,9 @@ impl Worker {
             root: self.directory.join(format!("root-{}", container.name)),
             argv,
             env,
-            working_dir: PathBuf::from(working_dir.filter(|path| !path.is_empty()).unwrap_or_else(|| "/".into())),
+            working_dir: PathBuf::from(
+                working_dir.filter(|path| !path.is_empty()).unwrap_or_else(|| "/".into()),
+            ),
             mounts,
         };
         self.launch(slot, container, spec).map_err(create)
@@ -355,7 +373,9 @@ impl Worker {
         if let Slot::Main(_) = slot {
             let (events, run, target) = (self.events.clone(), id.clone(), target.clone());
             tasks.spawn(async move {
-                let report = |verdict| drop(events.send(Event { slot, run: run.clone(), what: What::Probed(verdict) }));
+                let report = |verdict| {
+                    drop(events.send(Event { slot, run: run.clone(), what: What::Probed(verdict) }))
+                };
                 probe::run(&target.container, &target, report).await;
             });
         }
@@ -412,7 +432,8 @@ impl Worker {
                             _ => self.runs[index].1.target.container.liveness_probe.as_ref(),
                         };
                         let own = probe.and_then(|probe| probe.termination_grace_period_seconds);
-                        let of_pod = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+                        let of_pod =
+                            self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
                         self.runs[index].1.stop(own.or(of_pod).unwrap_or(30));
                     }
                 }
@@ -608,7 +629,8 @@ fn of_another_pod(error: &Status) -> bool {
 fn unsupported(pod: &Pod) -> Option<String> {
     let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
     let sidecar = inits.clone().find(|init| init.restart_policy.is_some());
-    sidecar.map(|init| format!("this node does not run init containers with a restart policy ({})", init.name))
+    sidecar
+        .map(|init| format!("this node does not run init containers with a restart policy ({})", init.name))
 }
 
 /// Fills the volumes of `pod` below `root`; says where each is.

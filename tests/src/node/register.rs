@@ -27,7 +27,7 @@ pub async fn keep(client: &Client, config: &NodeConfig) -> anyhow::Result<()> {
     let leases = Api::<Lease>::namespaced(client.clone(), "kube-node-lease");
     let node = create(&nodes, config).await.context("registering the node")?;
     let mut beats = 0;
-    let mut leased = false;
+    let mut has_lease = false;
     loop {
         if beats % STATUS_EVERY == 0 {
             let reported = report(&nodes, config, beats == 0).await;
@@ -38,11 +38,11 @@ pub async fn keep(client: &Client, config: &NodeConfig) -> anyhow::Result<()> {
             }
         }
         beats += 1;
-        match renew(&leases, &node, leased).await {
-            Ok(()) => leased = true,
+        match renew(&leases, &node, has_lease).await {
+            Ok(()) => has_lease = true,
             Err(error) => {
                 tracing::warn!(%error, "renewing the node's lease");
-                leased = false;
+                has_lease = false;
             }
         }
         tokio::time::sleep(HEARTBEAT).await;

@@ -43,12 +43,19 @@ pub enum VolumeError {
         source: EnvError,
     },
     /// Of a kind that this node has not.
-    #[error("volume {0:?} is of a kind that this node does not have (it has configMap, downwardAPI, emptyDir, hostPath, projected and secret)")]
+    #[error(
+        "volume {0:?} is of a kind that this node does not have (it has configMap, downwardAPI, emptyDir, hostPath, projected and secret)"
+    )]
     Unsupported(String),
 }
 
 /// What `volume` of `pod` should hold.
-pub fn content(pod: &Pod, volume: &Volume, objects: &Objects, addresses: &Addresses) -> Result<Content, VolumeError> {
+pub fn content(
+    pod: &Pod,
+    volume: &Volume,
+    objects: &Objects,
+    addresses: &Addresses,
+) -> Result<Content, VolumeError> {
     let failed = |source| VolumeError::Source { volume: volume.name.clone(), source };
     let mut files = Files::new();
     if volume.empty_dir.is_some() {
@@ -74,14 +81,16 @@ pub fn content(pod: &Pod, volume: &Volume, objects: &Objects, addresses: &Addres
                 let data = objects.secrets.get(&source.name).map(secret_data);
                 let optional = source.optional == Some(true);
                 files.extend(
-                    select("secret", &source.name, data, source.items.as_deref(), optional).map_err(failed)?,
+                    select("secret", &source.name, data, source.items.as_deref(), optional)
+                        .map_err(failed)?,
                 );
             }
             if let Some(source) = &source.config_map {
                 let data = objects.config_maps.get(&source.name).map(config_data);
                 let optional = source.optional == Some(true);
                 files.extend(
-                    select("configmap", &source.name, data, source.items.as_deref(), optional).map_err(failed)?,
+                    select("configmap", &source.name, data, source.items.as_deref(), optional)
+                        .map_err(failed)?,
                 );
             }
             if let Some(source) = &source.downward_api {
@@ -107,7 +116,8 @@ fn secret_data(secret: &Secret) -> Files {
 
 fn config_data(map: &ConfigMap) -> Files {
     let text = map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
-    let binary = map.binary_data.iter().flatten().map(|(key, ByteString(value))| (key.clone(), value.clone()));
+    let binary =
+        map.binary_data.iter().flatten().map(|(key, ByteString(value))| (key.clone(), value.clone()));
     text.chain(binary).collect()
 }
 
@@ -159,11 +169,9 @@ pub fn write(at: &Path, files: &Files) -> io::Result<bool> {
     if before.is_some() && read(&at.join(CURRENT))? == *files {
         return Ok(false);
     }
-    let version = (0u32..)
-        .map(|number| format!("..{number}"))
-        .find(|name| !at.join(name).exists())
-        .ok_or(io::ErrorKind::StorageFull)?;
-    let directory = at.join(&version);
+    // Two names are enough: the one that is not in use is removed at the end of every write.
+    let version = if before.as_deref() == Some(Path::new("..0")) { "..1" } else { "..0" };
+    let directory = at.join(version);
     fs::create_dir(&directory)?;
     for (path, bytes) in files {
         let file = directory.join(path);
@@ -171,7 +179,7 @@ pub fn write(at: &Path, files: &Files) -> io::Result<bool> {
         fs::write(file, bytes)?;
     }
     let next = at.join("..data_next");
-    symlink(&version, &next)?;
+    symlink(version, &next)?;
     fs::rename(next, at.join(CURRENT))?;
 
     let shown: BTreeSet<OsString> =
@@ -211,4 +219,106 @@ fn read(at: &Path) -> io::Result<Files> {
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn content_of(volume: &serde_json::Value) -> Result<Content, VolumeError> {
+        let secret = json!({"metadata": {"name": "tls"}, "data": {"crt": "Qw==", "key": "Sw=="}});
+        let map = json!({"data": {"text": "t"}, "binaryData": {"raw": "/w=="}});
+        let key = TokenKey { audience: String::new(), expiration: 3607 };
+        let objects = Objects {
+            secrets: [("tls".to_owned(), serde_json::from_value(secret).unwrap())].into(),
+            config_maps: [("conf".to_owned(), serde_json::from_value(map).unwrap())].into(),
+            tokens: [(key, "jwt".to_owned())].into(),
+        };
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "labels": {"a": "b"}}});
+        let mut volume = volume.clone();
+        volume["name"] = "v".into();
+        let addresses = Addresses { pod: "10.0.0.1".into(), host: "10.0.0.2".into() };
+        content(
+            &serde_json::from_value(pod).unwrap(),
+            &serde_json::from_value(volume).unwrap(),
+            &objects,
+            &addresses,
+        )
+    }
+
+    #[test]
+    fn volumes_hold_what_their_sources_say() {
+        let service_account = json!({"projected": {"sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+            {"configMap": {"name": "conf", "items": [{"key": "text", "path": "deep/ca.crt"}]}},
+            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+            {"secret": {"name": "none", "optional": true}},
+        ]}});
+        for (volume, files) in [
+            (json!({"secret": {"secretName": "tls"}}), "crt=C key=K"),
+            (json!({"secret": {"secretName": "tls", "items": [{"key": "key", "path": "k"}]}}), "k=K"),
+            (json!({"secret": {"secretName": "none", "optional": true}}), ""),
+            (json!({"configMap": {"name": "conf", "items": [{"key": "text", "path": "a"}]}}), "a=t"),
+            (
+                json!({"downwardAPI": {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]}}),
+                "l=a=\"b\"",
+            ),
+            (service_account, "deep/ca.crt=t namespace=ns token=jwt"),
+        ] {
+            let Content::Files(found) = content_of(&volume).unwrap() else { panic!("{volume}") };
+            let found: Vec<_> = found
+                .iter()
+                .map(|(name, bytes)| format!("{name}={}", String::from_utf8_lossy(bytes)))
+                .collect();
+            assert_eq!(found.join(" "), files, "{volume}");
+        }
+        assert_eq!(content_of(&json!({"emptyDir": {}})), Ok(Content::Empty));
+        assert_eq!(content_of(&json!({"hostPath": {"path": "/x"}})), Ok(Content::Host("/x".into())));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (volume, problem) in [
+            (json!({"secret": {"secretName": "none"}}), "volume \"v\": secret \"none\" not found"),
+            (
+                json!({"configMap": {"name": "conf", "items": [{"key": "k", "path": "p"}]}}),
+                "volume \"v\": couldn't find key k in configmap conf",
+            ),
+            (
+                json!({"persistentVolumeClaim": {"claimName": "c"}}),
+                "volume \"v\" is of a kind that this node does not have",
+            ),
+        ] {
+            let error = content_of(&volume).unwrap_err().to_string();
+            assert!(error.starts_with(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn files_are_swapped_together_and_only_on_a_difference() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("v");
+        let files = |list: &[(&str, &str)]| -> Files {
+            list.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec())).collect()
+        };
+        let versions = [
+            files(&[("a", "1"), ("deep/b", "2")]),
+            files(&[("a", "3"), ("c", "4")]),
+            files(&[]),
+            files(&[("deep/b", "5")]),
+        ];
+        for version in &versions {
+            assert!(write(&at, version).unwrap(), "{version:?}");
+            assert!(!write(&at, version).unwrap(), "{version:?} is there already");
+            assert_eq!(read(&at.join(CURRENT)).unwrap(), *version);
+            for (path, bytes) in version {
+                assert_eq!(fs::read(at.join(path)).unwrap(), *bytes, "through the link of its own");
+            }
+            let names = fs::read_dir(&at).unwrap().count();
+            let shown =
+                version.keys().filter_map(|path| path.split('/').next()).collect::<BTreeSet<_>>().len();
+            assert_eq!(names, shown + 2, "nothing of earlier versions is left");
+        }
+    }
 }

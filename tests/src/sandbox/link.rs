@@ -88,7 +88,8 @@ async fn connect_with(links: &Handle, address: Ipv4Addr, node: Ipv4Addr, pid: u3
     let [_, _, high, low] = address.octets();
     let name = format!("pod{high}-{low}");
     let peer = LinkUnspec::new_with_name(POD_LINK).setns_by_pid(pid).build();
-    let pair = LinkVeth::new(&name, POD_LINK).set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).up().build();
+    let pair =
+        LinkVeth::new(&name, POD_LINK).set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).up().build();
     links.link().add(pair).execute().await.with_context(|| format!("creating link {name}"))?;
     let own = index(links, &name).await?;
     let route = RouteMessageBuilder::<Ipv4Addr>::new()

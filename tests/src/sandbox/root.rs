@@ -90,9 +90,9 @@ impl Root {
         let Mount { target, source, read_only } = one;
         let shown = target.display().to_string();
         let directory = match &source {
-            Some(source) => fs::metadata(source)
-                .with_context(|| format!("{} for {shown}", source.display()))?
-                .is_dir(),
+            Some(source) => {
+                fs::metadata(source).with_context(|| format!("{} for {shown}", source.display()))?.is_dir()
+            }
             None => true,
         };
         let place = self.place(&target, directory).with_context(|| format!("mount point {shown}"))?;
@@ -274,9 +274,10 @@ mod tests {
 
     #[test]
     fn the_nearest_entry_says_whose_a_path_is() {
-        let known = [("/", Ground::Own), ("/run", Ground::Own), ("/run/lock", Ground::Node), ("/etc", Ground::Node)]
-            .map(|(path, ground)| (PathBuf::from(path), ground))
-            .into();
+        let known =
+            [("/", Ground::Own), ("/run", Ground::Own), ("/run/lock", Ground::Node), ("/etc", Ground::Node)]
+                .map(|(path, ground)| (PathBuf::from(path), ground))
+                .into();
         for (path, expected) in [
             ("/", Ground::Own),
             ("/certs", Ground::Own),

@@ -53,8 +53,10 @@ fn enter(spec: &Path) -> anyhow::Result<Infallible> {
         let file = File::open(&network).context("the pod's network is gone")?;
         setns(file, CloneFlags::CLONE_NEWNET).context("entering the pod's network")?;
     }
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS).context("leaving the node's mounts and name")?;
-    rustix::system::sethostname(hostname.as_bytes()).with_context(|| format!("taking the name {hostname:?}"))?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
+        .context("leaving the node's mounts and name")?;
+    rustix::system::sethostname(hostname.as_bytes())
+        .with_context(|| format!("taking the name {hostname:?}"))?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
 
     let (program, arguments) = argv.split_first().context("the container has no command")?;
