@@ -232,7 +232,7 @@ fn default_then_check(mut write: Write<'_>) -> Outcome {
     let Outcome { replicas, warnings, .. } = default(&write);
     write.new.replicas = replicas.or(write.new.replicas);
     // The validating webhook repeats the check's warnings; here they would be said twice.
-    Outcome { replicas, warnings, ..Outcome { warnings: Vec::new(), ..check(&write) } }
+    Outcome { warnings, replicas, ..check(&write) }
 }
 
 fn respond(request: &Request<'_>, answers: &Answers, judged: Result<Judged, Unjudged>) -> Response {

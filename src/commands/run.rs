@@ -33,7 +33,7 @@ use crate::{controller, world};
 
 /// How long any one response of the API server may be awaited. Watches are bounded by the server at 295 s, so
 /// this does not cut them off.
-const READ_TIMEOUT: Duration = Duration::from_secs(300);
+const READ_TIMEOUT: Duration = Duration::from_mins(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs until the first SIGTERM or SIGINT has been answered by a drain; the second ends the process at once.

@@ -41,9 +41,9 @@ const CONCURRENCY: u16 = 8;
 /// First wait after a failure; it doubles up to [`RETRY_CEILING`].
 const RETRY_FLOOR: Duration = Duration::from_secs(1);
 /// Longest wait after a failure.
-const RETRY_CEILING: Duration = Duration::from_secs(60);
+const RETRY_CEILING: Duration = Duration::from_mins(1);
 /// How often to look again at what needs a person: a quota may be raised without any event of ours.
-const STALLED_RETRY: Duration = Duration::from_secs(300);
+const STALLED_RETRY: Duration = Duration::from_mins(5);
 
 /// The kinds of objects that a cluster consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +206,8 @@ fn next(outcomes: &[Outcome]) -> Result<Action, Retry> {
     Ok(action)
 }
 
+// The signature is that of the controller's error policy.
+#[allow(clippy::needless_pass_by_value)]
 fn retry(cluster: Arc<DeserializeGuard<VLLMCluster>>, error: &Retry, context: Arc<Context>) -> Action {
     let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let mut failures = context.failures();

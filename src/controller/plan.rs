@@ -133,8 +133,8 @@ mod tests {
 
     #[test]
     fn drift_and_change_are_applied_and_touch_nothing_else() {
-        let cluster = validated(2);
         type Change = fn(&mut Value);
+        let cluster = validated(2);
         let changes: [(&str, Change); 4] = [
             ("replicas", |set| set["spec"]["replicas"] = json!(9)),
             ("image", |set| set["spec"]["template"]["spec"]["containers"][0]["image"] = json!("other")),

@@ -77,7 +77,7 @@ pub fn status(
         selector: selector(&cluster.name),
         stateful_set_name: set.map(|_| cluster.name.clone()).or_else(|| before.stateful_set_name.clone()),
         observed_generation: Some(cluster.generation),
-        conditions: conditions(&before.conditions, verdicts, cluster.generation, now),
+        conditions: conditions(&before.conditions, &verdicts, cluster.generation, now),
     }
 }
 
@@ -98,7 +98,7 @@ pub fn unbuildable(
     VLLMClusterStatus {
         selector: selector(name),
         observed_generation: Some(generation),
-        conditions: conditions(&before.conditions, verdicts, generation, now),
+        conditions: conditions(&before.conditions, &verdicts, generation, now),
         ..before.clone()
     }
 }
@@ -192,7 +192,7 @@ fn stalled(applied: &Applied) -> Verdict {
 /// Ours in a fixed order, behind those that others have put there.
 fn conditions(
     before: &[Condition],
-    verdicts: [Verdict; 3],
+    verdicts: &[Verdict; 3],
     generation: i64,
     now: Timestamp,
 ) -> Vec<Condition> {

@@ -164,7 +164,7 @@ mod tests {
         Spec { replicas, bounds: Bounds { min, max } }
     }
 
-    const fn write<'a>(old: Option<Spec>, new: Spec, scaler: Option<&'a Scaler>) -> Write<'a> {
+    const fn write(old: Option<Spec>, new: Spec, scaler: Option<&Scaler>) -> Write<'_> {
         Write { name: "a", new, old, keep_live: false, scaler }
     }
 

@@ -189,9 +189,9 @@ mod tests {
         Cluster { resource_version: resource_version.into(), bounds: Bounds::default(), deleting: false }
     }
 
-    fn attachment(cluster: &str, name: &str, paused: bool) -> Option<Attachment> {
+    fn attachment(cluster: &str, name: &str, paused: bool) -> Attachment {
         let scaler = Scaler { name: name.into(), min: None, max: None, paused };
-        Some(Attachment { cluster: cluster.into(), scaler })
+        Attachment { cluster: cluster.into(), scaler }
     }
 
     fn names(target: &Target) -> Vec<&str> {
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn either_may_come_first() {
         let world = World::default();
-        world.put_scaler(&Key::new("n", "s"), attachment("a", "s", false));
+        world.put_scaler(&Key::new("n", "s"), Some(attachment("a", "s", false)));
         assert_eq!(names(&world.target("n", "a")), ["s"]);
         world.put_cluster(Key::new("n", "a"), cluster("1"));
         let target = world.target("n", "a");
@@ -214,8 +214,8 @@ mod tests {
     fn a_scaler_may_move_and_leaves_nothing_behind() {
         let world = World::default();
         let key = Key::new("n", "s");
-        world.put_scaler(&key, attachment("a", "s", false));
-        world.put_scaler(&key, attachment("b", "s", false));
+        world.put_scaler(&key, Some(attachment("a", "s", false)));
+        world.put_scaler(&key, Some(attachment("b", "s", false)));
         assert_eq!(world.target("n", "a"), Target::default());
         assert_eq!(names(&world.target("n", "b")), ["s"]);
         world.put_scaler(&key, None);
@@ -225,8 +225,8 @@ mod tests {
     #[test]
     fn the_one_that_holds_counts() {
         let world = World::default();
-        world.put_scaler(&Key::new("n", "b"), attachment("a", "b", false));
-        world.put_scaler(&Key::new("n", "a"), attachment("a", "a", true));
+        world.put_scaler(&Key::new("n", "b"), Some(attachment("a", "b", false)));
+        world.put_scaler(&Key::new("n", "a"), Some(attachment("a", "a", true)));
         let target = world.target("n", "a");
         assert_eq!(names(&target), ["a", "b"]);
         assert_eq!(target.scaler().map(|scaler| scaler.name.as_str()), Some("b"));
@@ -239,7 +239,7 @@ mod tests {
         let world = World::default();
         world.put_cluster(Key::new("n", "gone"), cluster("1"));
         world.put_cluster(Key::new("n", "kept"), cluster("1"));
-        world.put_scaler(&Key::new("n", "s"), attachment("gone", "s", false));
+        world.put_scaler(&Key::new("n", "s"), Some(attachment("gone", "s", false)));
         world.replace_clusters(vec![(Key::new("n", "kept"), cluster("2"))]);
         assert_eq!(world.target("n", "kept").cluster, Some(cluster("2")));
         assert_eq!(world.target("n", "gone").cluster, None);

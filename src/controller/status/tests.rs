@@ -67,9 +67,9 @@ fn ready_needs_the_lower_bound() {
     let mut cluster = validated(3);
     cluster.spec.min_replicas = Some(2);
     let one = status(&cluster, &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 1, 3, true)), at(0));
-    assert_eq!(holds(&one)[0], false);
+    assert!(!holds(&one)[0]);
     let two = status(&cluster, &one, &applied(set(1, 1, 3, 2, 3, true)), at(1));
-    assert_eq!(holds(&two)[0], true);
+    assert!(holds(&two)[0]);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn growth_does_not_make_a_serving_cluster_unready() {
     // Without having been ready, the same counts are not enough.
     let unknown =
         status(&validated(4), &VLLMClusterStatus::default(), &applied(set(2, 1, 1, 1, 1, true)), at(9));
-    assert_eq!(holds(&unknown)[0], false);
+    assert!(!holds(&unknown)[0]);
 }
 
 #[test]
