@@ -124,13 +124,13 @@ impl Image {
 
     /// What runs for a container with this `command` and these `args`, both empty where the container states none.
     pub fn argv(&self, command: &[String], args: &[String], ip: &str) -> Vec<String> {
-        let mut argv = if command.is_empty() { self.entrypoint.clone() } else { command.to_vec() };
+        let mut words = if command.is_empty() { self.entrypoint.clone() } else { command.to_vec() };
         if !args.is_empty() || !command.is_empty() {
-            argv.extend_from_slice(args);
+            words.extend_from_slice(args);
         } else {
-            argv.extend_from_slice(&self.args);
+            words.extend_from_slice(&self.args);
         }
-        self.substitute(argv, ip)
+        self.substitute(words, ip)
     }
 
     /// Replaces the first word, as `programs` says.

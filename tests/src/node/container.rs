@@ -2,7 +2,6 @@
 //!
 //! **Architecture invariant**: nothing here decides whether a container should run.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::ExitStatusExt as _;
@@ -12,14 +11,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Volume};
+use k8s_openapi::api::core::v1::Container;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio_util::sync::CancellationToken;
 
 use super::check::{Action, Target};
 use super::decide::Terminated;
-use super::env::{Env, expand};
-use crate::sandbox::root::Mount;
 use crate::sandbox::run::{NOT_STARTED, Spec};
 
 /// A kubelet gives a process this long after SIGTERM, even where a hook has used up the grace period.
@@ -149,33 +146,4 @@ impl Process {
         let lines: Vec<_> = text.lines().collect();
         Ok(lines[lines.len().saturating_sub(MESSAGE_LINES)..].join("\n"))
     }
-}
-
-/// What the volumes of a container come to: mount points with the places on the node that they show.
-pub fn mounts(
-    container: &Container,
-    volumes: &BTreeMap<String, (Volume, PathBuf)>,
-    env: &Env,
-) -> anyhow::Result<Vec<Mount>> {
-    let mut mounts = Vec::new();
-    for wanted in container.volume_mounts.iter().flatten() {
-        let (volume, path) =
-            volumes.get(&wanted.name).with_context(|| format!("there is no volume {:?}", wanted.name))?;
-        let below = match (&wanted.sub_path, &wanted.sub_path_expr) {
-            (Some(path), _) => path.clone(),
-            (None, Some(template)) => expand(template, env),
-            (None, None) => String::new(),
-        };
-        let source = if below.is_empty() { path.clone() } else { path.join(&below) };
-        if volume.empty_dir.is_some() && !source.exists() {
-            fs::create_dir_all(&source)?;
-        }
-        let kept_by_node = volume.empty_dir.is_none() && volume.host_path.is_none();
-        mounts.push(Mount {
-            target: PathBuf::from(&wanted.mount_path),
-            source: Some(source),
-            read_only: kept_by_node || wanted.read_only == Some(true),
-        });
-    }
-    Ok(mounts)
 }

@@ -70,7 +70,9 @@ pub fn environment(
         if let Some(from) = &source.secret_ref {
             match objects.secrets.get(&from.name) {
                 Some(secret) => {
-                    all.extend(secret.data.iter().flatten().map(|(key, value)| (key.clone(), text(&value.0))))
+                    all.extend(
+                        secret.data.iter().flatten().map(|(key, value)| (key.clone(), text(&value.0))),
+                    );
                 }
                 None if from.optional == Some(true) => {}
                 None => return Err(EnvError::NotFound { kind: "secret", name: from.name.clone() }),
@@ -234,7 +236,7 @@ mod tests {
         Addresses { pod: "10.0.0.1".into(), host: "10.0.0.2".into() }
     }
 
-    fn resolve(container: serde_json::Value) -> Result<String, EnvError> {
+    fn resolve(container: &serde_json::Value) -> Result<String, EnvError> {
         let mut full = json!({"name": "c"});
         full.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
         let secret = json!({"data": {"key": "c2VjcmV0"}});
@@ -281,7 +283,7 @@ mod tests {
             (field("status.podIP"), "V=10.0.0.1"),
             (field("status.hostIP"), "V=10.0.0.2"),
         ] {
-            assert_eq!(resolve(container.clone()).as_deref(), Ok(expected), "{container}");
+            assert_eq!(resolve(&container).as_deref(), Ok(expected), "{container}");
         }
     }
 
@@ -294,7 +296,7 @@ mod tests {
             (json!({"envFrom": [{"configMapRef": {"name": "none"}}]}), "configmap \"none\" not found"),
             (from(json!({"fieldRef": {"fieldPath": "spec.nope"}})), "this node has no value for spec.nope"),
         ] {
-            assert_eq!(resolve(container.clone()).unwrap_err().to_string(), expected, "{container}");
+            assert_eq!(resolve(&container).unwrap_err().to_string(), expected, "{container}");
         }
     }
 

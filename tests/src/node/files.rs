@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(spec: serde_json::Value) -> Pod {
+    fn pod(spec: &serde_json::Value) -> Pod {
         let pod = json!({"metadata": {"name": "web-0", "namespace": "shop"}, "spec": spec});
         serde_json::from_value(pod).unwrap()
     }
@@ -105,14 +105,14 @@ mod tests {
                 ),
             ),
         ] {
-            assert_eq!(resolv_conf(&pod(spec.clone()), "10.96.0.10", "c.local"), expected, "{spec}");
+            assert_eq!(resolv_conf(&pod(&spec), "10.96.0.10", "c.local"), expected, "{spec}");
         }
     }
 
     #[test]
     fn a_pod_knows_its_own_name() {
-        let bare = pod(json!({"containers": []}));
-        let member = pod(json!({
+        let bare = pod(&json!({"containers": []}));
+        let member = pod(&json!({
             "containers": [], "hostname": "zero", "subdomain": "web",
             "hostAliases": [{"ip": "9.9.9.9", "hostnames": ["a", "b"]}],
         }));

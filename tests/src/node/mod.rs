@@ -1,6 +1,7 @@
 //! A node that runs the containers of its pods as processes.
 //!
 //! Reading order: [`decide`] (what to do next), [`status`] (what to say of it), [`pod`] (doing it, one task per pod);
+//! [`shared`] is what its containers share, [`recipe`] what one of them is made from, [`container`] its process;
 //! [`env`], [`volumes`] and [`files`] are what a container is given, [`objects`] is where that comes from; [`probe`] and
 //! [`check`] look at it from outside.
 //!
@@ -16,7 +17,9 @@ pub mod files;
 pub mod objects;
 pub mod pod;
 pub mod probe;
+pub mod recipe;
 pub mod register;
+pub mod shared;
 pub mod status;
 pub mod volumes;
 

@@ -3,34 +3,27 @@
 //! **Architecture invariant**: no rule about pods is made up here. Whatever takes long (a process, a probe, the end of a
 //! container) runs in a task of its own and comes back as an [`Event`].
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, Service, Volume};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::Status;
 use kube::{Api, ResourceExt as _};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::check::{Action, Target};
 use super::container::{self, Process};
 use super::decide::{self, Observed, RestartPolicy, State};
-use super::env::{self, Addresses, Env};
-use super::objects::{Fetcher, Needs};
 use super::probe::{self, Kind, Verdict};
-use super::volumes::{self, Content};
-use super::{Context, files, status};
-use crate::sandbox::link::Namespace;
-use crate::sandbox::root::Mount;
+use super::recipe::{self, Problem, RETRY};
+use super::shared::Shared;
+use super::{Context, status};
 use crate::sandbox::run::Spec;
 
 /// The pod has changed. When no more can come, it is gone.
@@ -69,25 +62,12 @@ struct Run {
     tasks: JoinSet<()>,
 }
 
-/// After a failure that may pass by itself.
-const RETRY: SignedDuration = SignedDuration::from_secs(1);
-/// After a failure that only a change of the pod or of what it names can mend.
-const RETRY_SLOWLY: SignedDuration = SignedDuration::from_secs(3);
-/// How soon a changed `Secret` or `ConfigMap` shows in a volume; a kubelet takes up to a minute.
-const VOLUME_PERIOD: Duration = Duration::from_secs(3);
-
 struct Worker {
     context: Arc<Context>,
     pod: Pod,
     uid: String,
-    directory: PathBuf,
     started: Timestamp,
-    address: Option<Ipv4Addr>,
-    network: Option<Namespace>,
-    volumes: Option<BTreeMap<String, (Volume, PathBuf)>>,
-    refresh: Option<watch::Sender<Pod>>,
-    /// Renews the volumes.
-    upkeep: JoinSet<()>,
+    shared: Shared,
     inits: Vec<Observed>,
     mains: Vec<Observed>,
     runs: Vec<(Slot, Run)>,
@@ -104,7 +84,7 @@ pub async fn run(context: Arc<Context>, pod: Pod, inbox: UnboundedReceiver<Messa
     let (events, happened) = mpsc::unbounded_channel();
     let mut worker = Worker::new(context, pod, events);
     worker.live(inbox, happened).await;
-    worker.clean_up().await;
+    worker.shared.end(&worker.context).await;
     tracing::info!(pod = name, "gone");
 }
 
@@ -119,15 +99,10 @@ impl Worker {
         let inits = observe(spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default());
         let mains = observe(spec.map(|spec| spec.containers.as_slice()).unwrap_or_default());
         Self {
-            directory: context.config.state_dir.join(&uid),
+            shared: Shared::new(context.config.state_dir.join(&uid)),
             context,
             uid,
             started: Timestamp::from_second(now.as_second()).unwrap_or(now),
-            address: None,
-            network: None,
-            volumes: None,
-            refresh: None,
-            upkeep: JoinSet::new(),
             inits,
             mains,
             runs: Vec::new(),
@@ -175,9 +150,7 @@ impl Worker {
                 Some(event) = happened.recv() => self.take_in(event),
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
-            if let Some(refresh) = &self.refresh {
-                refresh.send_replace(self.pod.clone());
-            }
+            self.shared.follow(&self.pod);
         }
     }
 
@@ -187,7 +160,7 @@ impl Worker {
             self.hold_back("Unsupported", &problem, now);
             return None;
         }
-        if let Err(error) = self.prepare().await {
+        if let Err(error) = self.shared.prepare(&self.context, &self.pod).await {
             self.hold_back("ContainerCreating", &format!("{error:#}"), now);
             return Some(now + RETRY);
         }
@@ -217,129 +190,15 @@ impl Worker {
         wake
     }
 
-    /// Makes what all containers share, as far as it is missing: directory, network, volumes.
-    async fn prepare(&mut self) -> anyhow::Result<()> {
-        let config = &self.context.config;
-        tokio::fs::create_dir_all(&self.directory).await?;
-        let spec = self.pod.spec.as_ref();
-        if self.address.is_none() {
-            if spec.is_some_and(|spec| spec.host_network == Some(true)) {
-                self.address = Some(config.address);
-            } else {
-                let address = self.context.lock_addresses().take()?;
-                match Namespace::create(&config.testbed_exe, address, config.address).await {
-                    Ok(network) => {
-                        self.network = Some(network);
-                        self.address = Some(address);
-                    }
-                    Err(error) => {
-                        self.context.lock_addresses().give_back(address);
-                        return Err(error.context("FailedCreatePodSandBox"));
-                    }
-                }
-            }
-            self.write_files()?;
-        }
-        if self.volumes.is_none() {
-            let mut fetcher = Fetcher::new(self.context.client.clone());
-            let root = self.directory.join("volumes");
-            let addresses = self.addresses();
-            self.volumes =
-                Some(fill(&self.pod, &mut fetcher, &root, &addresses).await.context("FailedMount")?);
-            let (refresh, mut pods) = watch::channel(self.pod.clone());
-            self.refresh = Some(refresh);
-            if !Needs::of_volumes(&self.pod).is_empty() {
-                self.upkeep.spawn(async move {
-                    loop {
-                        tokio::time::sleep(VOLUME_PERIOD).await;
-                        let pod = pods.borrow_and_update().clone();
-                        if let Err(error) = fill(&pod, &mut fetcher, &root, &addresses).await {
-                            tracing::debug!(pod = pod.name_any(), %error, "renewing volumes");
-                        }
-                    }
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn write_files(&self) -> anyhow::Result<()> {
-        let config = &self.context.config;
-        let directory = self.directory.join("etc");
-        std::fs::create_dir_all(&directory)?;
-        let addresses = self.addresses();
-        std::fs::write(
-            directory.join("hosts"),
-            files::hosts(&self.pod, &addresses.pod, &config.cluster_domain),
-        )?;
-        std::fs::write(directory.join("hostname"), files::hostname(&self.pod) + "\n")?;
-        if let Some(text) = files::resolv_conf(&self.pod, &config.dns.to_string(), &config.cluster_domain) {
-            std::fs::write(directory.join("resolv.conf"), text)?;
-        }
-        Ok(())
-    }
-
     /// Starts a container.
     async fn start(&mut self, slot: Slot) -> Result<(), Problem> {
-        let config = &self.context.config;
         let container = self.container(slot).clone();
-        let image_name = container.image.as_deref().unwrap_or_default();
-        let image = config.images.find(image_name).map_err(|error| {
-            let again = matches!(&self.observed_ref(slot).state, State::Waiting { reason, .. } if reason.contains("Image"));
-            Problem {
-                reason: if again { "ImagePullBackOff" } else { "ErrImagePull" },
-                message: error.to_string(),
-                retry: RETRY_SLOWLY,
-            }
-        })?;
-        let configure =
-            |message: String| Problem { reason: "CreateContainerConfigError", message, retry: RETRY_SLOWLY };
-        let addresses = self.addresses();
-        let needs = Needs::of_environment(&container);
-        let mut fetcher = Fetcher::new(self.context.client.clone());
-        let objects = fetcher
-            .gather(&self.pod, &needs)
-            .await
-            .map_err(|error| Problem { retry: RETRY, ..configure(error.to_string()) })?;
-        let mut base = self.given(&image.env);
-        base.extend(
-            self.service_links()
-                .await
-                .map_err(|error| Problem { retry: RETRY, ..configure(error.to_string()) })?,
+        let again = matches!(
+            &self.observed_ref(slot).state,
+            State::Waiting { reason, .. } if reason.contains("Image")
         );
-        let env = env::environment(&self.pod, &container, &objects, &addresses, base)
-            .map_err(|error| configure(error.to_string()))?;
-        let expand = |words: &Option<Vec<String>>| -> Vec<String> {
-            words.iter().flatten().map(|word| env::expand(word, &env)).collect()
-        };
-        let argv = image.argv(&expand(&container.command), &expand(&container.args), &addresses.pod);
-        let create = |error: anyhow::Error| Problem {
-            reason: "CreateContainerError",
-            message: format!("{error:#}"),
-            retry: RETRY_SLOWLY,
-        };
-        let volumes = self.volumes.clone().unwrap_or_default();
-        let mut mounts = container::mounts(&container, &volumes, &env).map_err(create)?;
-        for name in ["hosts", "hostname", "resolv.conf"] {
-            let target = PathBuf::from("/etc").join(name);
-            let source = self.directory.join("etc").join(name);
-            if source.exists() && !mounts.iter().any(|mount| mount.target == target) {
-                mounts.push(Mount { target, source: Some(source), read_only: false });
-            }
-        }
-        let working_dir = container.working_dir.clone().or_else(|| image.working_dir.clone());
-        let spec = Spec {
-            network: self.network.as_ref().map(Namespace::path),
-            hostname: files::hostname(&self.pod),
-            root: self.directory.join(format!("root-{}", container.name)),
-            argv,
-            env,
-            working_dir: PathBuf::from(
-                working_dir.filter(|path| !path.is_empty()).unwrap_or_else(|| "/".into()),
-            ),
-            mounts,
-        };
-        self.launch(slot, container, spec).map_err(create)
+        let spec = recipe::spec(&self.context, &self.pod, &self.shared, &container, again).await?;
+        self.launch(slot, container, spec).map_err(Problem::create)
     }
 
     fn launch(&mut self, slot: Slot, container: Container, spec: Spec) -> anyhow::Result<()> {
@@ -349,7 +208,7 @@ impl Worker {
         let again = observed.last.is_some() || matches!(observed.state, State::Terminated(_));
         let number = observed.restarts + i32::from(again);
         let id = format!("testbed://{}-{}-{number}", self.uid, container.name);
-        let file = self.directory.join(format!("{}.json", container.name));
+        let file = self.shared.directory.join(format!("{}.json", container.name));
         let log = config.logs_dir.join(format!(
             "{}_{}_{}.log",
             self.pod.namespace().unwrap_or_default(),
@@ -363,10 +222,10 @@ impl Worker {
         })?;
         tracing::info!(pod = self.pod.name_any(), container = container.name, argv = ?spec.argv, "started");
         let target = Target {
-            address: self.address.unwrap_or(Ipv4Addr::LOCALHOST).into(),
+            address: self.shared.address.unwrap_or(Ipv4Addr::LOCALHOST).into(),
             container: Arc::new(container),
             spec: Arc::new(spec),
-            scratch: self.directory.join("exec"),
+            scratch: self.shared.directory.join("exec"),
             testbed: config.testbed_exe.clone(),
         };
         let mut tasks = JoinSet::new();
@@ -374,7 +233,7 @@ impl Worker {
             let (events, run, target) = (self.events.clone(), id.clone(), target.clone());
             tasks.spawn(async move {
                 let report = |verdict| {
-                    drop(events.send(Event { slot, run: run.clone(), what: What::Probed(verdict) }))
+                    drop(events.send(Event { slot, run: run.clone(), what: What::Probed(verdict) }));
                 };
                 probe::run(&target.container, &target, report).await;
             });
@@ -476,7 +335,7 @@ impl Worker {
 
     /// Writes the status, if it differs from what was written last.
     async fn report(&mut self, ended: bool) -> Result<(), kube::Error> {
-        let address = self.address.map(|address| address.to_string());
+        let address = self.shared.address.map(|address| address.to_string());
         let view = status::View {
             host_ip: &self.context.config.address.to_string(),
             pod_ip: address.as_deref(),
@@ -503,22 +362,6 @@ impl Worker {
         Ok(())
     }
 
-    async fn clean_up(&mut self) {
-        // Waited for, lest it writes to a directory that has just been removed.
-        self.upkeep.shutdown().await;
-        if let Some(network) = self.network.take() {
-            network.end().await;
-            if let Some(address) = self.address {
-                self.context.lock_addresses().give_back(address);
-            }
-        }
-        if let Err(error) = tokio::fs::remove_dir_all(&self.directory).await
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(pod = self.pod.name_any(), %error, "removing the pod's files");
-        }
-    }
-
     /// All containers wait for the same thing.
     fn hold_back(&mut self, reason: &str, message: &str, now: Timestamp) {
         for observed in self.inits.iter_mut().chain(&mut self.mains) {
@@ -526,45 +369,6 @@ impl Worker {
                 let (reason, message) = (reason.to_owned(), Some(message.to_owned()));
                 observed.state = State::Waiting { reason, message, retry: now };
             }
-        }
-    }
-
-    /// The environment that a container has before its own.
-    fn given(&self, image: &Env) -> Env {
-        let mut env = Env::new();
-        for name in ["PATH", "HOME"] {
-            env.extend(std::env::var(name).ok().map(|value| (name.to_owned(), value)));
-        }
-        env.insert("HOSTNAME".into(), files::hostname(&self.pod));
-        env.extend(image.clone());
-        env
-    }
-
-    async fn service_links(&self) -> Result<Env, kube::Error> {
-        let config = &self.context.config;
-        let kubernetes: Service = serde_json::from_value(json!({
-            "metadata": {"name": "kubernetes"},
-            "spec": {
-                "clusterIP": config.service_host.to_string(),
-                "ports": [{"name": "https", "port": config.service_port, "protocol": "TCP"}],
-            },
-        }))
-        .map_err(kube::Error::SerdeError)?;
-        let wanted = self.pod.spec.as_ref().is_none_or(|spec| spec.enable_service_links != Some(false));
-        let mut env = Env::new();
-        if wanted {
-            let namespace = self.pod.namespace().unwrap_or_default();
-            let services = Api::<Service>::namespaced(self.context.client.clone(), &namespace);
-            env = env::service_links(&services.list(&ListParams::default()).await?.items);
-        }
-        env.extend(env::service_links([&kubernetes]));
-        Ok(env)
-    }
-
-    fn addresses(&self) -> Addresses {
-        Addresses {
-            pod: self.address.map(|address| address.to_string()).unwrap_or_default(),
-            host: self.context.config.address.to_string(),
         }
     }
 
@@ -612,13 +416,6 @@ impl Run {
     }
 }
 
-/// Why a container was not started.
-struct Problem {
-    reason: &'static str,
-    message: String,
-    retry: SignedDuration,
-}
-
 /// Whether a write was refused because the pod of that name has another uid.
 fn of_another_pod(error: &Status) -> bool {
     let causes = error.details.iter().flat_map(|details| &details.causes);
@@ -631,31 +428,4 @@ fn unsupported(pod: &Pod) -> Option<String> {
     let sidecar = inits.clone().find(|init| init.restart_policy.is_some());
     sidecar
         .map(|init| format!("this node does not run init containers with a restart policy ({})", init.name))
-}
-
-/// Fills the volumes of `pod` below `root`; says where each is.
-async fn fill(
-    pod: &Pod,
-    fetcher: &mut Fetcher,
-    root: &std::path::Path,
-    addresses: &Addresses,
-) -> anyhow::Result<BTreeMap<String, (Volume, PathBuf)>> {
-    let objects = fetcher.gather(pod, &Needs::of_volumes(pod)).await?;
-    let mut filled = BTreeMap::new();
-    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        let at = root.join(&volume.name);
-        let path = match volumes::content(pod, volume, &objects, addresses)? {
-            Content::Empty => {
-                std::fs::create_dir_all(&at)?;
-                at
-            }
-            Content::Files(files) => {
-                volumes::write(&at, &files)?;
-                at
-            }
-            Content::Host(path) => path,
-        };
-        filled.insert(volume.name.clone(), (volume.clone(), path));
-    }
-    Ok(filled)
 }

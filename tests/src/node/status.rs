@@ -278,7 +278,7 @@ mod tests {
     /// `w` waits, `r` runs, `R` runs and is ready, a number is an exit code, `b` and a number one after which it backs off.
     fn observed(state: &str) -> Observed {
         let mut observed = Observed::new(&format!("c-{state}"), now());
-        let mut ended = |code: &str| {
+        let ended = |code: &str| {
             State::Terminated(Terminated {
                 exit_code: code.parse().unwrap(),
                 signal: None,
