@@ -6,7 +6,8 @@
 //! 4. [`admit`]: an admission review in, an answer out.
 //! 5. [`objects`] and [`controller`]: from a cluster to its StatefulSet and Services, and back to its status.
 //! 6. [`certificates`]: the CA's Secret, the served leaf, the injected bundle.
-//! 7. [`args`], [`telemetry`] and [`commands`]: how it is started and what it tells.
+//! 7. [`pace`]: how often a failed watch is tried again.
+//! 8. [`args`], [`telemetry`] and [`commands`]: how it is started and what it tells.
 
 pub mod admit;
 pub mod api;
@@ -15,6 +16,7 @@ pub mod certificates;
 pub mod commands;
 pub mod controller;
 pub mod objects;
+pub mod pace;
 pub mod policy;
 pub mod telemetry;
 pub mod world;

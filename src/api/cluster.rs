@@ -62,8 +62,6 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.replicas)")
-        .message("replicas is required in what is stored: the operator's admission webhook fills it in when a manifest leaves it out, and did not answer; state spec.replicas, or try again when the operator is back"),
     validation = Rule::new("!has(self.replicas) || !has(self.minReplicas) || self.replicas >= self.minReplicas")
         .message(Message::Expression("'%d is below minReplicas %d'.format([self.replicas, self.minReplicas])".into()))
         .field_path(".replicas"),

@@ -20,6 +20,12 @@ pub fn definition() -> Value {
     }
     schema["properties"]["spec"]["default"] = json!({});
     schema["x-kubernetes-validations"] = json!([{
+        // At the root, because the API server holds the default of spec against the rules of spec.
+        "rule": "has(self.spec) && has(self.spec.replicas)",
+        "fieldPath": ".spec.replicas",
+        "reason": "FieldValueRequired",
+        "message": "replicas is required in what is stored: the operator's admission webhook fills it in when a manifest leaves it out, and did not answer; state spec.replicas, or try again when the operator is back",
+    }, {
         // A backstop: admission says it with more help. A rule on metadata.name works only at the root and
         // takes no fieldPath.
         "rule": "size(self.metadata.name) <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
@@ -125,7 +131,10 @@ mod tests {
         let spec = &schema["properties"]["spec"];
         assert_eq!(spec["default"], json!({}));
         assert_eq!(spec["properties"]["replicas"]["default"], Value::Null);
-        assert_eq!(spec["x-kubernetes-validations"][0]["rule"], "has(self.replicas)");
+        assert_eq!(
+            schema["x-kubernetes-validations"][0]["rule"],
+            "has(self.spec) && has(self.spec.replicas)"
+        );
         assert_eq!(schema["required"], Value::Null);
         for bound in ["replicas", "minReplicas", "maxReplicas"] {
             let field = &spec["properties"][bound];

@@ -18,12 +18,13 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
+
+use crate::pace::Steady;
 
 use super::injection::{Injection, inject};
 use super::secret::ensure_authority;
@@ -39,9 +40,6 @@ const RETRY_FLOOR: Duration = Duration::from_secs(1);
 /// Longest wait after a failed turn: with it, a CA whose Secret was lost is back in half a minute even if the
 /// API server was away.
 const RETRY_CEILING: Duration = Duration::from_secs(10);
-/// Between attempts to watch. kube's default grows to 30 s within one short outage of the API server, and a
-/// bundle cleared after it must be back in 10 s; three named objects are no load at this pace.
-const WATCH_RETRY: Duration = Duration::from_secs(3);
 
 /// Keeps everything in step for as long as it is polled; it may be dropped at any time.
 ///
@@ -205,7 +203,7 @@ where
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut failing = None;
     watcher(api, config)
-        .backoff(Steady(WATCH_RETRY))
+        .backoff(Steady)
         .filter_map(move |event| {
             let changed = match event {
                 // It comes before the list is asked for, and says nothing of success.
@@ -230,21 +228,6 @@ where
             ready(changed.then_some(()))
         })
         .boxed()
-}
-
-/// The same wait before every attempt.
-struct Steady(Duration);
-
-impl Iterator for Steady {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.0)
-    }
-}
-
-impl Backoff for Steady {
-    fn reset(&mut self) {}
 }
 
 fn watch_summary(error: &watcher::Error) -> String {

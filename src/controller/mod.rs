@@ -31,6 +31,7 @@ use tracing::{debug, warn};
 use crate::api::VLLMCluster;
 use crate::api::names::{LABEL_MANAGED_BY, OPERATOR};
 use crate::objects::{InvalidCluster, ValidatedCluster};
+use crate::pace::Steady;
 
 use apply::{Outcome, apply, write_status};
 use observe::observe;
@@ -123,6 +124,7 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
     Controller::new(clusters, watcher::Config::default())
         .owns(Api::<StatefulSet>::all(client.clone()), ours.clone())
         .owns(Api::<Service>::all(client), ours)
+        .trigger_backoff(Steady)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile, retry, context)
@@ -176,8 +178,7 @@ async fn reconcile_readable(client: &Client, cluster: &VLLMCluster, now: Timesta
         }
         Err(invalid @ InvalidCluster::Incomplete(_)) => return Err(Retry(invalid.to_string())),
     };
-    // A cluster never seen before has no status at all, and gets one even if it is all zeros.
-    if let Some(patch) = status::patch(&before, &after) {
+    if let Some(patch) = status::patch(cluster.status.as_ref(), &after) {
         let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
         match write_status(client, &namespace, &name, &patch).await {
             // Deleted meanwhile.

@@ -103,16 +103,15 @@ pub fn unbuildable(
     }
 }
 
-/// A patch of what differs; `None` if nothing does.
-pub fn patch(before: &VLLMClusterStatus, after: &VLLMClusterStatus) -> Option<Value> {
-    if before == after {
+/// A patch of what differs; `None` if nothing does. A cluster that has no status yet gets all of it, zeros too.
+pub fn patch(before: Option<&VLLMClusterStatus>, after: &VLLMClusterStatus) -> Option<Value> {
+    if before == Some(after) {
         return None;
     }
     // Both have string keys only.
     let before = serde_json::to_value(before).expect("a status has a JSON form");
     let mut after = serde_json::to_value(after).expect("a status has a JSON form");
     if let Some(fields) = after.as_object_mut() {
-        // `replicas: 0` is a first sight too: the field is compared as it is stored.
         fields.retain(|name, value| before.get(name) != Some(value));
     }
     Some(json!({ "status": after }))

@@ -19,6 +19,7 @@ use tokio::sync::watch::Sender;
 use tracing::{info, warn};
 
 use crate::api::names::SCALED_OBJECT_CRD;
+use crate::pace::Steady;
 
 use super::part::{ClusterPart, ScaledObjectPart};
 use super::{Attachment, Cluster, Key, World};
@@ -91,7 +92,7 @@ pub async fn run(client: Client, world: Arc<World>, synced: Sender<Synced>) {
 async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
     let crds = Api::<PartialObjectMeta<CustomResourceDefinition>>::all(client.clone());
     let only = watcher::Config::default().fields(&format!("metadata.name={SCALED_OBJECT_CRD}"));
-    let mut crds = pin!(watcher(crds, only).default_backoff());
+    let mut crds = pin!(watcher(crds, only).backoff(Steady));
     let mut feeding: Option<BoxFuture<'_, ()>> = None;
     let mut listed = false;
     loop {
@@ -142,7 +143,7 @@ fn events<K>(client: Client) -> impl Stream<Item = watcher::Result<Event<Deseria
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    watcher(Api::<DeserializeGuard<K>>::all(client), watcher::Config::default()).default_backoff()
+    watcher(Api::<DeserializeGuard<K>>::all(client), watcher::Config::default()).backoff(Steady)
 }
 
 /// Puts the events of one watch into the index.
@@ -156,6 +157,7 @@ async fn feed<K, S>(
 {
     let mut events = pin!(events);
     let mut list = Vec::new();
+    let mut failing = false;
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => list.clear(),
@@ -164,6 +166,7 @@ async fn feed<K, S>(
                 list.extend(fact.map(|fact| (key, fact)));
             }
             Ok(Event::InitDone) => {
+                failing = false;
                 sink.replace(std::mem::take(&mut list));
                 synced.send_if_modified(|synced| {
                     let before = *synced;
@@ -176,7 +179,11 @@ async fn feed<K, S>(
                 sink.put(key, fact);
             }
             Ok(Event::Delete(object)) => sink.put(key_of(&object), None),
-            Err(error) => warn!(kind = %K::kind(&()), %error, "watch failed; trying again"),
+            // Said once, until a list succeeds again.
+            Err(error) if !std::mem::replace(&mut failing, true) => {
+                warn!(kind = %K::kind(&()), %error, "cannot watch; trying again every few seconds");
+            }
+            Err(_) => {}
         }
     }
 }

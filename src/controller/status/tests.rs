@@ -92,17 +92,18 @@ fn an_unchanged_cluster_has_an_unchanged_status() {
     let first =
         status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 3, 3, true)), at(0));
     let second = status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), at(100));
-    assert_eq!(patch(&first, &second), None);
+    assert_eq!(patch(Some(&first), &second), None);
 }
 
 #[test]
 fn a_patch_holds_what_differs() {
     let first =
         status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 2, 3, true)), at(0));
-    let whole = patch(&VLLMClusterStatus::default(), &first).unwrap();
+    let whole = patch(None, &first).unwrap();
     assert_eq!(whole["status"]["selector"], first.selector);
+    assert_eq!(whole["status"]["replicas"], 3);
     let second = status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), at(1));
-    let patch = patch(&first, &second).unwrap();
+    let patch = patch(Some(&first), &second).unwrap();
     let fields: Vec<_> = patch["status"].as_object().unwrap().keys().collect();
     assert_eq!(fields, ["conditions", "readyReplicas"]);
     assert_eq!(condition(&second, CONDITION_READY).last_transition_time, Time(at(0)));
