@@ -29,6 +29,9 @@ pub struct Up {
     /// Command of a real engine in place of the simulated one, as in `vllm serve … --host {ip}`.
     #[arg(long)]
     engine: Option<String>,
+    /// Stays, and ends the plane when it ends itself.
+    #[arg(long)]
+    foreground: bool,
 }
 
 impl Name {
@@ -57,7 +60,7 @@ fn plane_name(text: &str) -> Result<String, String> {
 
 /// Starts a plane that belongs to itself.
 pub fn up(options: Up) -> anyhow::Result<()> {
-    let Up { name, engine } = options;
+    let Up { name, engine, foreground } = options;
     let state = name.state();
     if let Some(pid) = name.running() {
         anyhow::bail!("plane {:?} is up already (process {pid}); `testbed down` stops it", name.name);
@@ -67,7 +70,7 @@ pub fn up(options: Up) -> anyhow::Result<()> {
     options.state_dir = Some(state.path().to_owned());
     options.operator_exe = Some(operator_binary()?);
     options.engine = engine;
-    options.detach = true;
+    options.detach = !foreground;
     let runtime = tokio::runtime::Runtime::new()?;
     let plane = runtime.block_on(Plane::start(options))?;
     for (what, after) in plane.steps() {
@@ -76,7 +79,18 @@ pub fn up(options: Up) -> anyhow::Result<()> {
     for (variable, value) in environment(plane.spec()) {
         println!("export {variable}={}", quoted(&value.to_string_lossy()));
     }
+    if foreground {
+        runtime.block_on(until_interrupted_or_failed(&plane))?;
+        runtime.block_on(plane.stop())?;
+    }
     Ok(())
+}
+
+async fn until_interrupted_or_failed(plane: &Plane) -> anyhow::Result<()> {
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => Ok(result?),
+        why = plane.failed() => anyhow::bail!("{why}"),
+    }
 }
 
 /// Stops it.

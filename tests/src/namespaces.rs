@@ -80,8 +80,9 @@ pub fn enter() -> Result<(), NamespaceError> {
         ("/proc/self/gid_map", format!("0 {gid} 1")),
     ];
     for (path, text) in as_root {
-        fs::write(path, text)
-            .map_err(|e| refused("root inside the user namespace", Errno::from_raw(e.raw_os_error().unwrap_or(0))))?;
+        fs::write(path, text).map_err(|e| {
+            refused("root inside the user namespace", Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+        })?;
     }
     unshare(spaces).map_err(|e| refused("network, PID and mount namespaces", e))
 }
@@ -96,7 +97,8 @@ struct Knobs {
 
 impl Knobs {
     fn read() -> Self {
-        let knob = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).ok().map(|s| s.trim().to_owned());
+        let knob =
+            |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).ok().map(|s| s.trim().to_owned());
         Self {
             unprivileged_userns_clone: knob("kernel/unprivileged_userns_clone"),
             apparmor_restrict: knob("kernel/apparmor_restrict_unprivileged_userns"),

@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -184,7 +184,15 @@ mod tests {
         names.sort();
         assert_eq!(
             names,
-            ["apiserver.crt", "apiserver.key", "ca.crt", "front-proxy.crt", "front-proxy.key", "sa.key", "sa.pub"]
+            [
+                "apiserver.crt",
+                "apiserver.key",
+                "ca.crt",
+                "front-proxy.crt",
+                "front-proxy.key",
+                "sa.key",
+                "sa.pub"
+            ]
         );
         let mode = std::fs::metadata(folder.path().join("sa.key")).expect("sa.key").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

@@ -51,8 +51,11 @@ impl Builder {
         let lock = File::create(&lock_path).map_err(io("creating", &lock_path))?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             eprintln!("another build of the parts is under way; waiting for it");
-            flock(&lock, FlockOperation::LockExclusive)
-                .map_err(|e| PartsError::Io { what: "locking", path: lock_path, source: e.into() })?;
+            flock(&lock, FlockOperation::LockExclusive).map_err(|e| PartsError::Io {
+                what: "locking",
+                path: lock_path,
+                source: e.into(),
+            })?;
         }
         self.check_go()?;
         let progress = Progress::new(missing.len());
@@ -80,7 +83,9 @@ impl Builder {
         // In the module's folder, GOTOOLCHAIN decides: a go that may fetch a newer one reports that one here.
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         if !output.status.success() {
-            return Err(PartsError::GoTooOld { found: String::from_utf8_lossy(&output.stderr).trim().to_owned() });
+            return Err(PartsError::GoTooOld {
+                found: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            });
         }
         if go_version(&text).is_some_and(|version| version >= OLDEST_GO) {
             Ok(())
@@ -107,7 +112,8 @@ impl Builder {
         let (said, lines) = mpsc::channel();
         let stderr = child.stderr.take();
         std::thread::spawn(move || {
-            let lines = stderr.into_iter().flat_map(|pipe| BufReader::new(pipe).lines().map_while(Result::ok));
+            let lines =
+                stderr.into_iter().flat_map(|pipe| BufReader::new(pipe).lines().map_while(Result::ok));
             // The receiver is there until the pipe ends.
             lines.for_each(|line| drop(said.send(line)));
         });
@@ -199,9 +205,9 @@ fn folder_name(module: Module) -> String {
         hash.update(text.len().to_le_bytes());
         hash.update(text);
     }
-    let hash = hash.finalize();
-    let short: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{short}", module.name())
+    // Eight bytes tell a handful of folders apart.
+    let short = hash.finalize().iter().take(8).fold(0u64, |word, &byte| word << 8 | u64::from(byte));
+    format!("{}-{short:016x}", module.name())
 }
 
 /// `go1.26.8` → `(1, 26)`.
@@ -236,25 +242,14 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> PartsEr
 mod tests {
     use super::*;
 
-    /// A `go` that does what `script` says; `$1` is the subcommand.
-    fn fake_go(folder: &Path, script: &str) -> Builder {
-        use std::os::unix::fs::PermissionsExt as _;
+    /// One of the `go`s of the fixtures. A link and not a file written here: while another test's thread starts a process,
+    /// a file that was just written can be "busy".
+    fn fake_go(folder: &Path, which: &str) -> Builder {
         let go = folder.join("go");
-        fs::write(&go, format!("#!/bin/sh\n{script}\n")).expect("written");
-        fs::set_permissions(&go, fs::Permissions::from_mode(0o755)).expect("executable");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/go").join(which);
+        std::os::unix::fs::symlink(script, &go).expect("linked");
         Builder { cache: folder.join("cache"), go: go.into() }
     }
-
-    /// Writes what `-o` names, counts its builds, and has manifests of KEDA.
-    const WORKS: &str = r#"here=$(dirname "$0")
-case $1 in
-  env) echo go1.26.0 ;;
-  list) for f in crd/bases rbac service_account general manager metrics-server webhooks; do
-          mkdir -p "$here/keda/config/$f"; echo x > "$here/keda/config/$f/x.yaml"; done
-        echo "$here/keda" ;;
-  build) echo "$@" >> "$here/builds"
-         while [ "$1" != -o ]; do shift; done; echo program > "$2" ;;
-esac"#;
 
     #[test]
     fn a_missing_go_is_said_in_a_sentence() {
@@ -267,9 +262,9 @@ esac"#;
 
     #[test]
     fn an_old_go_is_said_in_a_sentence() {
-        for script in ["echo go1.25.9", "echo 'go: go.mod requires go >= 1.26.0 (running go 1.25.9)' >&2; exit 1"] {
+        for which in ["old", "refuses"] {
             let folder = tempfile::tempdir().expect("temporary folder");
-            let error = fake_go(folder.path(), script).ensure().expect_err("old go").to_string();
+            let error = fake_go(folder.path(), which).ensure().expect_err("old go").to_string();
             assert!(error.contains("Go 1.26 or later is needed") && error.contains("1.25.9"), "{error}");
             assert!(error.contains("GOTOOLCHAIN=auto"), "{error}");
         }
@@ -278,10 +273,12 @@ esac"#;
     #[test]
     fn a_build_that_fails_shows_what_go_said() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let script = "[ $1 = env ] && { echo go1.27.1; exit; }; echo 'server.go:7: undefined: x' >&2; exit 2";
-        let builder = fake_go(folder.path(), script);
+        let builder = fake_go(folder.path(), "fails");
         let error = builder.ensure().expect_err("fails").to_string();
-        assert!(error.contains("building etcd failed") && error.contains("server.go:7: undefined: x"), "{error}");
+        assert!(
+            error.contains("building etcd failed") && error.contains("server.go:7: undefined: x"),
+            "{error}"
+        );
         let left = builder.cache.join(folder_name(Module::Kubernetes)).join("etcd");
         assert!(!left.exists(), "a failed build left {}", left.display());
     }
@@ -289,7 +286,7 @@ esac"#;
     #[test]
     fn builders_at_the_same_time_build_each_part_once() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let builder = fake_go(folder.path(), WORKS);
+        let builder = fake_go(folder.path(), "works");
         let both = std::thread::scope(|scope| {
             let threads = [scope.spawn(|| builder.ensure()), scope.spawn(|| builder.ensure())];
             threads.map(|thread| thread.join().expect("no panic").expect("built"))

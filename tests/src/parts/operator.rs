@@ -12,7 +12,11 @@ use super::PartsError;
 pub fn operator_binary() -> Result<PathBuf, PartsError> {
     if let Some(path) = std::env::var_os("VLLM_OPERATOR_BIN") {
         let path = PathBuf::from(path);
-        return path.canonicalize().map_err(|source| PartsError::Io { what: "VLLM_OPERATOR_BIN names", path, source });
+        return path.canonicalize().map_err(|source| PartsError::Io {
+            what: "VLLM_OPERATOR_BIN names",
+            path,
+            source,
+        });
     }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -26,7 +30,8 @@ pub fn operator_binary() -> Result<PathBuf, PartsError> {
     }
     let mut child =
         command.current_dir(&workspace).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(io)?;
-    let lines = child.stdout.take().into_iter().flat_map(|pipe| BufReader::new(pipe).lines().map_while(Result::ok));
+    let lines =
+        child.stdout.take().into_iter().flat_map(|pipe| BufReader::new(pipe).lines().map_while(Result::ok));
     let program = lines.filter_map(|line| executable(&line)).last();
     let status = child.wait().map_err(io)?;
     if !status.success() {
@@ -49,7 +54,10 @@ mod tests {
     #[test]
     fn only_the_operators_artifact_is_taken() {
         for (message, expected) in [
-            (r#"{"reason":"compiler-artifact","target":{"name":"vllm-operator"},"executable":"/x"}"#, Some("/x")),
+            (
+                r#"{"reason":"compiler-artifact","target":{"name":"vllm-operator"},"executable":"/x"}"#,
+                Some("/x"),
+            ),
             (r#"{"reason":"compiler-artifact","target":{"name":"vllm-operator"},"executable":null}"#, None),
             (r#"{"reason":"compiler-artifact","target":{"name":"testbed"},"executable":"/y"}"#, None),
             (r#"{"reason":"build-finished","success":true}"#, None),

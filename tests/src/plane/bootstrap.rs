@@ -95,8 +95,11 @@ async fn ask(server: SocketAddr) -> std::io::Result<()> {
     let mut answer = [0; 512];
     let length = tokio::time::timeout(Duration::from_millis(500), socket.recv(&mut answer)).await??;
     match &answer[..length] {
-        [0x54, 0x42, _, code, _, _, high, low, ..] if code & 0xf == 0 && (*high, *low) != (0, 0) => Ok(()),
-        [_, _, _, code, ..] => Err(std::io::Error::other(format!("no address; DNS code {}", code & 0xf))),
+        [0x54, 0x42, _, flags, _, _, high, low, ..] => match (flags & 0xf, (*high, *low)) {
+            (0, (0, 0)) => Err(std::io::Error::other("no address")),
+            (0, _) => Ok(()),
+            (code, _) => Err(std::io::Error::other(format!("DNS code {code}"))),
+        },
         _ => Err(std::io::Error::other("no DNS answer")),
     }
 }

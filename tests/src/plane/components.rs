@@ -129,7 +129,9 @@ pub fn scheduler(spec: &Spec) -> Component {
 
 /// The cluster's DNS.
 pub fn coredns(spec: &Spec) -> Component {
-    component("coredns", spec, Part::Coredns, |args| args.0.extend(["-conf".into(), spec.state.config("Corefile").to_string_lossy().into_owned()]))
+    component("coredns", spec, Part::Coredns, |args| {
+        args.0.extend(["-conf".into(), spec.state.config("Corefile").to_string_lossy().into_owned()]);
+    })
 }
 
 /// Services and pods by name; every other name does not exist, and nothing is asked outside.

@@ -25,13 +25,16 @@ use crate::node::{self, NodeConfig};
 use crate::{namespaces, proxy};
 
 /// Longer than a cold start on a busy machine takes, and short enough to show a start that hangs.
-const START_DEADLINE: Duration = Duration::from_secs(120);
+const START_DEADLINE: Duration = Duration::from_mins(2);
 
 /// Runs the inside until a part of it ends, or until PID 1 does.
 pub fn main(spec: &Path) -> ExitCode {
     let owner = Arc::new(Owner::at_stdin());
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client::client::builder=off")))
+        .with_env_filter(
+            EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| EnvFilter::new("info,kube_client::client::builder=off")),
+        )
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
@@ -86,7 +89,7 @@ impl Inside {
         self.step("etcd");
 
         self.children.start(&components::apiserver(spec))?;
-        self.relay_from_outside()?;
+        relay_from_outside()?;
         let admin = client_from(&spec.state.inner_kubeconfig("node")).await?;
         eventually("kube-apiserver answers", deadline, || bootstrap::healthy(&admin, "/livez/ping")).await?;
         self.step("kube-apiserver answers");
@@ -119,15 +122,6 @@ impl Inside {
         Ok(())
     }
 
-    /// Standard output is the listener that the owner made outside.
-    fn relay_from_outside(&self) -> anyhow::Result<()> {
-        let listener = std::net::TcpListener::from(std::io::stdout().as_fd().try_clone_to_owned()?);
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener).context("the listener that the owner made")?;
-        tokio::spawn(relay::relay(listener, ([127, 0, 0, 1], APISERVER_PORT).into()));
-        Ok(())
-    }
-
     /// Runs a part of the plane that is a task; its end is the plane's end.
     fn task(&self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         let tasks = self.tasks.clone();
@@ -155,7 +149,12 @@ impl Inside {
             service_host: components::KUBERNETES_ADDRESS,
             service_port: 443,
             testbed_exe: spec.testbed_exe.clone(),
-            images: Images::known(&binary, spec.operator_exe.as_deref(), &spec.testbed_exe, spec.engine.as_deref()),
+            images: Images::known(
+                &binary,
+                spec.operator_exe.as_deref(),
+                &spec.testbed_exe,
+                spec.engine.as_deref(),
+            ),
         }
     }
 
@@ -168,4 +167,13 @@ impl Inside {
 
 async fn port(port: u16) -> Result<(), String> {
     tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map(drop).map_err(|e| e.to_string())
+}
+
+/// Standard output is the listener that the owner made outside.
+fn relay_from_outside() -> anyhow::Result<()> {
+    let listener = std::net::TcpListener::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener).context("the listener that the owner made")?;
+    tokio::spawn(relay::relay(listener, ([127, 0, 0, 1], APISERVER_PORT).into()));
+    Ok(())
 }

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 /// No call of the tests waits longer; `kubectl wait` and `rollout` state less.
-const LONGEST_CALL: Duration = Duration::from_secs(300);
+const LONGEST_CALL: Duration = Duration::from_mins(5);
 
 /// What kubectl printed, and how it ended.
 #[derive(Clone, Debug)]
@@ -40,7 +40,12 @@ impl Output {
         if !self.status.success() {
             return Ok(self.stderr.trim_end().to_owned());
         }
-        anyhow::bail!("`{}` was meant to be refused, but went through:\n{}{}", self.command, self.stdout, self.stderr)
+        anyhow::bail!(
+            "`{}` was meant to be refused, but went through:\n{}{}",
+            self.command,
+            self.stdout,
+            self.stderr
+        )
     }
 }
 
@@ -85,7 +90,7 @@ impl Kubectl {
         let both = async { tokio::join!(feed, child.wait_with_output()).1 };
         let output = tokio::time::timeout(LONGEST_CALL, both)
             .await
-            .with_context(|| format!("`{command}` did not end within {} s", LONGEST_CALL.as_secs()))??;
+            .with_context(|| format!("`{command}` did not end within {LONGEST_CALL:?}"))??;
         Ok(Output {
             command,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

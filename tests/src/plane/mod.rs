@@ -2,11 +2,12 @@
 //!
 //! Reading order: this file (the owner), [`spec`] (what the inside is told, and where files lie), [`enter`] (leaving the
 //! machine's namespaces, PID 1), [`inside`] (what is started, in which order), [`components`] (with which flags),
-//! [`bootstrap`] (first objects, readiness), [`relay`] (how it is reached from outside), [`kubectl`], [`wait`].
+//! [`bootstrap`] (first objects, readiness), [`relay`] (how it is reached from outside), [`kubectl`], [`audit`], [`wait`].
 //!
 //! **Architecture invariant**: a plane never outlives its owner. The owner holds one end of a socket, PID 1 of the plane
 //! the other; the kernel closes the owner's end however the owner ends, and ends the plane's processes when PID 1 ends.
 
+pub mod audit;
 pub mod bootstrap;
 pub mod child;
 pub mod components;
@@ -24,6 +25,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
+pub use audit::Write;
 pub use kubectl::{Kubectl, Output};
 pub use owner::{Plane, PlaneOptions};
 pub use spec::{Spec, State};
@@ -31,8 +33,8 @@ pub use spec::{Spec, State};
 /// A client for the API server that `kubeconfig` names. It does not retry by itself: who waits, says so.
 pub async fn client_from(kubeconfig: &Path) -> anyhow::Result<kube::Client> {
     install_crypto();
-    let config = Kubeconfig::read_from(kubeconfig)
-        .with_context(|| format!("reading {}", kubeconfig.display()))?;
+    let config =
+        Kubeconfig::read_from(kubeconfig).with_context(|| format!("reading {}", kubeconfig.display()))?;
     let mut config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
     config.default_retry = false;
     Ok(kube::Client::try_from(config)?)

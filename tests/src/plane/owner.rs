@@ -8,13 +8,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use tokio::sync::mpsc;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use tokio::sync::{mpsc, watch};
 
+use super::audit::{self, Write};
 use super::child::tail;
 use super::client_from;
 use super::components::{self, APISERVER, IDENTITIES, KUBERNETES_ADDRESS};
@@ -47,7 +48,7 @@ pub struct PlaneOptions {
     pub hpa_downscale_stabilization: Duration,
     /// The HPA controller's period. In a cluster: 15 s.
     pub hpa_sync_period: Duration,
-    /// The plane belongs to itself: it goes on after its starter, until it is stopped by [`Plane::stop_detached`].
+    /// The plane belongs to itself: it goes on after its starter, until it is stopped by [`stop_detached`].
     pub detach: bool,
 }
 
@@ -76,7 +77,9 @@ pub struct Plane {
     socket: UnixStream,
     /// PID 1 of the plane, seen from here.
     pid: i32,
-    failure: Arc<Mutex<Option<String>>>,
+    ready: bool,
+    stopped: bool,
+    failure: watch::Receiver<Option<String>>,
     steps: Vec<(String, Duration)>,
 }
 
@@ -124,10 +127,18 @@ impl Plane {
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting {}", spec.testbed_exe.display()))?;
-        let failure = Arc::default();
-        let mut events = listen(ours.try_clone()?, &failure);
+        let (mut events, failure) = listen(ours.try_clone()?);
         // From here on, dropping the plane stops what was started.
-        let mut plane = Self { spec, enter, socket: ours, pid: 0, failure, steps: Vec::new() };
+        let mut plane = Self {
+            spec,
+            enter,
+            socket: ours,
+            pid: 0,
+            ready: false,
+            stopped: false,
+            failure,
+            steps: Vec::new(),
+        };
         match tokio::time::timeout(START_DEADLINE, plane.until_ready(&mut events)).await {
             Ok(Ok(())) => Ok(plane),
             Ok(Err(error)) => Err(plane.start_failed(&error)),
@@ -145,9 +156,8 @@ impl Plane {
                 Event::Entered { pid } => self.pid = pid,
                 Event::Step { what, after_ms } => self.steps.push((what, Duration::from_millis(after_ms))),
                 Event::Ready => {
-                    if self.spec.detached {
-                        write_private(&self.spec.state.pid(), &self.pid.to_string())?;
-                    }
+                    write_private(&self.spec.state.pid(), &self.pid.to_string())?;
+                    self.ready = true;
                     return Ok(());
                 }
                 Event::Failed { why } => anyhow::bail!("{why}"),
@@ -191,6 +201,11 @@ impl Plane {
         self.spec.state.audit_log()
     }
 
+    /// The writes of one user so far, in the order in which they were answered.
+    pub fn writes_by(&self, user: &str) -> anyhow::Result<Vec<Write>> {
+        audit::writes(&self.audit_log(), user)
+    }
+
     /// What the plane was told at its start.
     pub fn spec(&self) -> &Spec {
         &self.spec
@@ -208,14 +223,28 @@ impl Plane {
 
     /// Why the plane has come to its end, if it has.
     pub fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failure.borrow().clone()
     }
 
-    /// Stops the plane, and waits until every process of it is gone.
+    /// Waits until the plane comes to its end by itself, and says why.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => format!("it ended; the end of its log:\n{}", tail(&self.spec.state.log("plane"))),
+        }
+    }
+
+    /// Stops the plane, waits until every process of it is gone, and removes its files.
+    ///
+    /// A plane that is dropped instead, as when a test fails, leaves them to be read.
     pub async fn stop(self) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || {
             let mut plane = self;
-            plane.stop_now()
+            plane.stop_now()?;
+            plane.stopped = true;
+            let path = plane.state_dir();
+            std::fs::remove_dir_all(path).with_context(|| format!("removing {}", path.display()))
         })
         .await?
     }
@@ -227,7 +256,11 @@ impl Plane {
             return Ok(());
         }
         kill(self.pid);
-        anyhow::ensure!(self.gone_within(STOP_DEADLINE / 2)?, "the plane's process {} does not end", self.pid);
+        anyhow::ensure!(
+            self.gone_within(STOP_DEADLINE / 2)?,
+            "the plane's process {} does not end",
+            self.pid
+        );
         Ok(())
     }
 
@@ -247,35 +280,44 @@ impl Plane {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        let ready_and_detached = self.spec.detached && self.spec.state.pid().exists();
-        if ready_and_detached {
-            return;
-        }
         if self.spec.detached {
-            // Not ready: nobody would know of it.
+            if self.ready {
+                return;
+            }
+            // Nobody would know of it, and it does not look at the socket.
             kill(self.pid);
+        }
+        if self.stopped {
+            return;
         }
         if let Err(error) = self.stop_now() {
             eprintln!("stopping plane {:?}: {error:#}", self.spec.name);
         }
+        // Hundreds of megabytes that nobody reads; the logs are what is kept.
+        let _ = std::fs::remove_dir_all(self.spec.state.etcd());
+        eprintln!(
+            "plane {:?} was not stopped in order; its logs: {}",
+            self.spec.name,
+            self.logs_dir().display()
+        );
     }
 }
 
 /// Reads the inside's events on a thread of its own, so that it does not depend on which runtime the owner is in.
-fn listen(socket: UnixStream, failure: &Arc<Mutex<Option<String>>>) -> mpsc::UnboundedReceiver<Event> {
+fn listen(socket: UnixStream) -> (mpsc::UnboundedReceiver<Event>, watch::Receiver<Option<String>>) {
     let (told, events) = mpsc::unbounded_channel();
-    let failure = failure.clone();
+    let (fail, failure) = watch::channel(None);
     std::thread::spawn(move || {
         for line in BufReader::new(socket).lines().map_while(Result::ok) {
             let Ok(event) = serde_json::from_str::<Event>(&line) else { continue };
             if let Event::Failed { why } = &event {
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
+                fail.send_replace(Some(why.clone()));
             }
             // The start has long been over when a plane fails later; then nobody receives.
             let _ = told.send(event);
         }
     });
-    events
+    (events, failure)
 }
 
 fn write_files(spec: &Spec, outer_port: u16) -> anyhow::Result<()> {
@@ -313,16 +355,17 @@ fn kubectl(spec: &Spec, args: &[&str]) -> Kubectl {
 /// Ends the detached plane in `state` by its PID 1, and waits until it is gone.
 pub fn stop_detached(state: &State) -> anyhow::Result<()> {
     let path = state.pid();
-    let text = std::fs::read_to_string(&path).with_context(|| format!("no plane runs in {}", state.path().display()))?;
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("no plane runs in {}", state.path().display()))?;
     let pid: i32 = text.trim().parse().with_context(|| format!("{}", path.display()))?;
-    // The id may have gone to another process since: only a `testbed plane-init` is ours to end.
-    if is_init(pid, state) {
-        kill(pid);
-        let end = Instant::now() + STOP_DEADLINE;
-        while is_init(pid, state) {
-            anyhow::ensure!(Instant::now() < end, "the plane's process {pid} does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    // A descriptor, since the id may go to another process at any time.
+    let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    if let Some(process) = process.filter(|_| is_init(pid, state)) {
+        pidfd_send_signal(&process, Signal::KILL)?;
+        // PID 1 counts as ended once the kernel has ended all others of its namespace.
+        let mut ended = [PollFd::new(&process, PollFlags::IN)];
+        let deadline = Timespec::try_from(STOP_DEADLINE)?;
+        anyhow::ensure!(poll(&mut ended, Some(&deadline))? == 1, "the plane's process {pid} does not end");
     }
     std::fs::remove_file(&path)?;
     Ok(())
@@ -337,7 +380,8 @@ pub fn is_init(pid: i32, state: &State) -> bool {
 }
 
 fn kill(pid: i32) {
-    if let Some(pid) = Pid::from_raw(pid).filter(|&pid| test_kill_process(pid).is_ok()) {
+    // Zero is the id of a process that was never started.
+    if let Some(pid) = Pid::from_raw(pid) {
         let _ = kill_process(pid, Signal::KILL);
     }
 }

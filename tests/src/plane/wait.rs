@@ -37,7 +37,7 @@ where
             Err(_) => {}
         }
         if Instant::now() + PERIOD >= deadline.at {
-            anyhow::bail!("not so within {} s: {what}; seen last: {seen}", deadline.span.as_secs());
+            anyhow::bail!("not so within {:?}: {what}; seen last: {seen}", deadline.span);
         }
         tokio::time::sleep(PERIOD).await;
     }
@@ -47,17 +47,18 @@ where
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_error_says_what_was_waited_for_and_what_was_seen() {
-        let deadline = Deadline::after(Duration::from_secs(2));
-        let error = eventually("the sky is green", deadline, || async { Err::<(), _>("blue".to_owned()) }).await;
+        let deadline = Deadline::after(Duration::from_millis(120));
+        let error =
+            eventually("the sky is green", deadline, || async { Err::<(), _>("blue".to_owned()) }).await;
         let text = error.expect_err("never green").to_string();
-        assert_eq!(text, "not so within 2 s: the sky is green; seen last: blue");
+        assert_eq!(text, "not so within 120ms: the sky is green; seen last: blue");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_probe_that_hangs_does_not_outlast_the_deadline() {
-        let deadline = Deadline::after(Duration::from_secs(2));
+        let deadline = Deadline::after(Duration::from_millis(120));
         let probe = std::future::pending::<Result<(), String>>;
         let error = eventually("an answer", deadline, probe).await.expect_err("hangs");
         assert!(error.to_string().contains("first probe has not returned"), "{error}");

@@ -1,0 +1,113 @@
+//! Who wrote what: the API server's audit log, as the tests count it.
+//!
+//! **Architecture invariant**: read-only, and complete at any time: the API server writes a line before it answers.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::Deserialize;
+
+/// One write that the API server has answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// `create`, `update`, `patch`, `delete` or `deletecollection`.
+    pub verb: String,
+    /// Plural, with the subresource: `pods/status`.
+    pub resource: String,
+    /// Empty for cluster-wide resources.
+    pub namespace: String,
+    /// Empty where the server makes the name.
+    pub name: String,
+    /// HTTP status of the answer.
+    pub code: u16,
+    /// The client's user agent.
+    pub user_agent: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    stage: String,
+    verb: String,
+    user: User,
+    #[serde(default)]
+    user_agent: String,
+    #[serde(default)]
+    object_ref: ObjectRef,
+    response_status: Option<ResponseStatus>,
+}
+
+#[derive(Deserialize)]
+struct User {
+    #[serde(default)]
+    username: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ObjectRef {
+    resource: String,
+    subresource: String,
+    namespace: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct ResponseStatus {
+    #[serde(default)]
+    code: u16,
+}
+
+/// The writes of `user` in the audit log at `path`.
+pub fn writes(path: &Path, user: &str) -> anyhow::Result<Vec<Write>> {
+    let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    parse(&String::from_utf8_lossy(&text), user)
+}
+
+fn parse(text: &str, user: &str) -> anyhow::Result<Vec<Write>> {
+    // A last line without its end is still being written, and so not answered yet.
+    let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+    let mut writes = Vec::new();
+    for line in complete.lines() {
+        let line: Line = serde_json::from_str(line).with_context(|| format!("audit line {line}"))?;
+        let Line { stage, verb, user: User { username }, user_agent, object_ref, response_status } = line;
+        if username != user || stage != "ResponseComplete" {
+            continue;
+        }
+        let ObjectRef { resource, subresource, namespace, name } = object_ref;
+        let resource = if subresource.is_empty() { resource } else { format!("{resource}/{subresource}") };
+        let code = response_status.map_or(0, |status| status.code);
+        writes.push(Write { verb, resource, namespace, name, code, user_agent });
+    }
+    Ok(writes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_users_answered_writes_are_counted() {
+        let line = |user: &str, stage: &str| {
+            format!(
+                r#"{{"stage":"{stage}","verb":"patch","user":{{"username":"{user}"}},"userAgent":"x","objectRef":{{"resource":"pods","namespace":"a","name":"b","subresource":"status"}},"responseStatus":{{"code":200}}}}"#
+            )
+        };
+        let text = format!(
+            "{}\n{}\n{}\n{}",
+            line("operator", "ResponseComplete"),
+            line("other", "ResponseComplete"),
+            line("operator", "Panic"),
+            &line("operator", "ResponseComplete")[..40],
+        );
+        let expected = Write {
+            verb: "patch".into(),
+            resource: "pods/status".into(),
+            namespace: "a".into(),
+            name: "b".into(),
+            code: 200,
+            user_agent: "x".into(),
+        };
+        assert_eq!(parse(&text, "operator").expect("readable"), [expected]);
+    }
+}
