@@ -11,7 +11,7 @@ use kube::runtime::utils::Backoff;
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The same wait before every attempt.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Steady;
 
 impl Iterator for Steady {

@@ -4,7 +4,9 @@
 //! from its inside), [`namespaces`] and [`pki`] (what it stands on).
 
 pub mod by_hand;
+pub mod engine;
 pub mod images;
+pub mod load;
 pub mod namespaces;
 pub mod node;
 pub mod parts;

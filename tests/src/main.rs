@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use testbed::plane::{enter, inside};
-use testbed::{by_hand, parts, sandbox};
+use testbed::{by_hand, engine, load, parts, sandbox};
 
 /// A Kubernetes control plane of your own, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -47,6 +47,16 @@ enum Command {
         /// What the owner wrote.
         spec: PathBuf,
     },
+    /// A simulated vLLM server: what follows is what follows `vllm`.
+    #[command(hide = true, disable_help_flag = true)]
+    Engine {
+        /// Arguments of `vllm`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Load on an engine, by HTTP requests.
+    #[command(hide = true)]
+    Load(load::Load),
     /// The processes of a pod.
     #[command(hide = true, subcommand)]
     Sandbox(sandbox::Command),
@@ -58,6 +68,8 @@ fn main() -> ExitCode {
         Command::PlaneInit { spec } => return enter::init(&spec),
         Command::PlaneMain { spec } => return inside::main(&spec),
         Command::Sandbox(command) => return sandbox::main(&command),
+        Command::Engine { args } => return engine::main(&args),
+        Command::Load(load) => load::main(load),
         Command::Build => parts::Binaries::ensure().map(drop).map_err(Into::into),
         Command::Up(up) => by_hand::up(up),
         Command::Down(name) => by_hand::down(&name),

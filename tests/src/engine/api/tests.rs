@@ -1,0 +1,143 @@
+//! An engine in this process, asked over loopback.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use super::*;
+
+struct Served {
+    engine: Arc<Engine>,
+    address: SocketAddr,
+    client: Client<HttpConnector, Full<axum::body::Bytes>>,
+}
+
+impl Served {
+    async fn new(flags: &str, tokens_per_second: f64) -> Self {
+        let words: Vec<_> = format!("serve m {flags}").split_whitespace().map(str::to_owned).collect();
+        let engine = Arc::new(Engine::new(EngineArgs::parse(&words).unwrap(), tokens_per_second));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(axum::serve(listener, router(Arc::clone(&engine))).into_future());
+        Self { engine, address, client: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    async fn call(&self, path: &str, body: Option<Value>) -> (u16, String) {
+        let (client, request) = (self.client.clone(), self.request(path, body));
+        let response = client.request(request).await.unwrap();
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    fn request(&self, path: &str, body: Option<Value>) -> hyper::Request<Full<axum::body::Bytes>> {
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        hyper::Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
+            .body(Full::from(body))
+            .unwrap()
+    }
+
+    /// A request that takes too long to end by itself, with a connection of its own.
+    fn hold(&self) -> tokio::task::JoinHandle<()> {
+        let client: Client<HttpConnector, Full<axum::body::Bytes>> =
+            Client::builder(TokioExecutor::new()).build_http();
+        let request = self.request("/v1/completions", Some(json!({"prompt": "a b", "max_tokens": 100_000})));
+        tokio::spawn(async move {
+            let _ = client.request(request).await;
+        })
+    }
+
+    async fn until(&self, waiting: usize, running: usize) {
+        let counts = || (self.engine.scheduler.waiting(), self.engine.scheduler.running());
+        let reached = async {
+            while counts() != (waiting, running) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), reached)
+            .await
+            .unwrap_or_else(|_| panic!("wanted {waiting} waiting and {running} running, saw {:?}", counts()));
+    }
+}
+
+#[tokio::test]
+async fn requests_beyond_the_concurrency_wait_and_are_counted_truly() {
+    let served = Served::new("--max-num-seqs 2", 100.0).await;
+    let held: Vec<_> = (0..5).map(|_| served.hold()).collect();
+    served.until(3, 2).await;
+    let (_, page) = served.call("/metrics", None).await;
+    for series in [
+        r#"vllm:num_requests_waiting{engine="0",model_name="m"} 3.0"#,
+        r#"vllm:num_requests_running{engine="0",model_name="m"} 2.0"#,
+        r#"vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 3.0"#,
+        r#"vllm:kv_cache_usage_perc{engine="0",model_name="m"} 1.0"#,
+    ] {
+        assert!(page.contains(series), "{series} is not in\n{page}");
+    }
+    // Who hangs up leaves the queue, and the next one takes the slot.
+    for held in held {
+        held.abort();
+    }
+    served.until(0, 0).await;
+    assert_eq!(served.engine.scheduler.totals().finished, 0);
+}
+
+#[tokio::test]
+async fn an_answer_has_the_shape_of_openais() {
+    let served = Served::new("--served-model-name a b", 10_000.0).await;
+    let (code, body) =
+        served.call("/v1/completions", Some(json!({"model": "b", "prompt": "x y z", "max_tokens": 4}))).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (code, &body["usage"]["total_tokens"], &body["object"]),
+        (200, &json!(7), &json!("text_completion"))
+    );
+    let chat = json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "stream": true});
+    let (code, body) = served.call("/v1/chat/completions", Some(chat)).await;
+    assert_eq!((code, body.matches("chat.completion.chunk").count()), (200, 2));
+    assert!(body.trim_end().ends_with("data: [DONE]"), "{body}");
+    let (_, models) = served.call("/v1/models", None).await;
+    assert!(models.contains(r#""id":"a""#) && models.contains(r#""id":"b""#), "{models}");
+    let totals = served.engine.scheduler.totals();
+    assert_eq!((totals.finished, totals.generated_tokens, totals.latency.len()), (2, 6, 2));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said() {
+    let served = Served::new("", 10_000.0).await;
+    for (body, code, says) in [
+        (json!({"model": "other", "prompt": "x"}), 404, "The model `other` does not exist."),
+        (json!({"model": "m"}), 400, "'prompt' is required"),
+        (json!({"prompt": "x", "max_tokens": 0}), 400, "max_tokens must be at least 1"),
+        (json!("no object"), 400, "invalid type"),
+    ] {
+        let (got, text) = served.call("/v1/completions", Some(body.clone())).await;
+        assert_eq!(got, code, "{body}: {text}");
+        assert!(text.contains(says), "{body}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_demanded_of_v1_alone() {
+    let served = Served::new("--api-key secret", 10_000.0).await;
+    assert_eq!(served.call("/v1/models", None).await.0, 401);
+    assert_eq!(served.call("/health", None).await.0, 200);
+    assert_eq!(served.call("/metrics", None).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_draining_engine_is_healthy_and_takes_nothing_new() {
+    let served = Served::new("", 10_000.0).await;
+    served.engine.drain();
+    assert_eq!(served.call("/v1/completions", Some(json!({"prompt": "x"}))).await.0, 503);
+    assert_eq!(served.call("/health", None).await.0, 200);
+}

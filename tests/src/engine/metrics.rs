@@ -1,0 +1,104 @@
+//! The `/metrics` page: the captured page of a real vLLM 0.32.0 as the form, the scheduler's values filled in.
+//!
+//! **Architecture invariant**: names, types, help texts and labels come from the capture alone.
+
+use std::fmt::Write as _;
+
+use super::scheduler::{Scheduler, Totals, count};
+
+/// A page of vLLM 0.32.0 under load.
+pub const CAPTURE: &str = include_str!("../../fixtures/vllm-0.32.0-metrics.txt");
+
+/// The page of an engine that serves `model`.
+pub fn page(scheduler: &Scheduler, model: &str) -> String {
+    let totals = scheduler.totals();
+    let mut page = String::with_capacity(CAPTURE.len());
+    for line in CAPTURE.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            if comment.split(' ').nth(1).is_some_and(|family| family.starts_with("vllm:")) {
+                page.push_str(line);
+                page.push('\n');
+            }
+        } else if let Some((series, captured)) = line.rsplit_once(' ').filter(|_| line.starts_with("vllm:")) {
+            let series = series.replace(r#"model_name="tiny""#, &format!("model_name={model:?}"));
+            // A String takes everything.
+            let _ = writeln!(page, "{series} {:?}", value(&series, captured, scheduler, &totals));
+        }
+    }
+    page
+}
+
+fn value(series: &str, captured: &str, scheduler: &Scheduler, totals: &Totals) -> f64 {
+    let name = series.split('{').next().unwrap_or(series);
+    let has = |label: &str| series.contains(label);
+    match name {
+        "vllm:num_requests_waiting" => count(scheduler.waiting()),
+        "vllm:num_requests_waiting_by_reason" if has(r#"reason="capacity""#) => count(scheduler.waiting()),
+        "vllm:num_requests_running" => count(scheduler.running()),
+        "vllm:kv_cache_usage_perc" => scheduler.usage(),
+        "vllm:prompt_tokens_total" => count(totals.prompt_tokens),
+        "vllm:generation_tokens_total" => count(totals.generated_tokens),
+        "vllm:request_success_total" if has(r#"finished_reason="length""#) => count(totals.finished),
+        "vllm:request_success_total" if has(r#"finished_reason="abort""#) => count(totals.aborted),
+        // What describes the engine stays as it was captured.
+        _ if name.ends_with("_info") => captured.parse().unwrap_or(1.0),
+        _ => histogram(series, name, totals).unwrap_or(0.0),
+    }
+}
+
+/// The value of one series of a histogram that the scheduler keeps.
+fn histogram(series: &str, name: &str, totals: &Totals) -> Option<f64> {
+    let (family, part) = name.rsplit_once('_')?;
+    let observed = match family {
+        "vllm:e2e_request_latency_seconds" => &totals.latency,
+        "vllm:time_to_first_token_seconds" => &totals.first_token,
+        "vllm:request_queue_time_seconds" => &totals.queued,
+        _ => return None,
+    };
+    match part {
+        "count" => Some(count(observed.len())),
+        "sum" => Some(observed.iter().sum()),
+        "bucket" => {
+            let limit = series.split(r#"le=""#).nth(1)?.split('"').next()?;
+            let limit: f64 = if limit == "+Inf" { f64::INFINITY } else { limit.parse().ok()? };
+            Some(count(observed.iter().filter(|seconds| **seconds <= limit).count()))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Families, types and label keys of a page; `vllm:` families only, since the process's own are another's.
+    fn form(page: &str) -> BTreeSet<String> {
+        page.lines()
+            .filter_map(|line| match line.strip_prefix("# TYPE ") {
+                Some(family) => family.starts_with("vllm:").then(|| line.to_owned()),
+                None if line.starts_with("vllm:") => {
+                    let series = line.rsplit_once(' ')?.0;
+                    let (name, labels) = series.split_once('{')?;
+                    let keys: Vec<_> = labels.split('"').step_by(2).collect();
+                    Some(format!("{name} {keys:?}"))
+                }
+                None => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_form_is_the_captures() {
+        let scheduler = Scheduler::new(1, 100.0);
+        let page = page(&scheduler, "some/model");
+        assert_eq!(form(&page), form(CAPTURE));
+        assert!(form(CAPTURE).len() > 100);
+        assert!(
+            page.contains(r#"vllm:num_requests_waiting{engine="0",model_name="some/model"} 0.0"#),
+            "{page}"
+        );
+        assert!(!page.contains("tiny\"} "), "the captured model's name is left");
+    }
+}
