@@ -53,7 +53,8 @@ pub async fn a_component_that_dies_ends_its_plane() -> anyhow::Result<()> {
     etcd.kill()?;
     let why = tokio::time::timeout(END, plane.failed()).await.context("the plane does not notice")?;
     anyhow::ensure!(why.contains("etcd ended (signal: 9") && why.contains("etcd.log"), "{why}");
-    all_gone(&all).await
+    all_gone(&all).await?;
+    plane.stop().await
 }
 
 /// An owner that is killed takes its plane along, pods and their daemons too. It was ready in time before.
@@ -104,6 +105,33 @@ pub async fn nothing_outlives_a_killed_owner() -> anyhow::Result<()> {
     owner.wait().await?;
     all_gone(&all).await?;
     std::fs::remove_dir_all(state)?;
+    Ok(())
+}
+
+/// A plane that was let go stays when its starter has ended, until it is stopped.
+pub async fn a_plane_that_was_let_go_stays_until_down() -> anyhow::Result<()> {
+    let name = format!("kept-{}", std::process::id());
+    let state = testbed::by_hand::state(&name);
+    let testbed = |verb: &'static str| {
+        let mut command = Command::new(TESTBED);
+        command.args([verb, "--name", &name]).stdin(Stdio::null()).kill_on_drop(true);
+        command.output()
+    };
+    let up = testbed("up").await?;
+    anyhow::ensure!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    let client = testbed::plane::client_from(&state.kubeconfig()).await?;
+    client.apiserver_version().await.context("the plane after its starter's end")?;
+    let all = processes(std::fs::read_to_string(state.pid())?.trim().parse()?)?;
+
+    let again = testbed("up").await?;
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    anyhow::ensure!(!again.status.success() && said.contains("is up already"), "a second `up`: {said}");
+
+    let down = testbed("down").await?;
+    anyhow::ensure!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    let left = alive(&all);
+    anyhow::ensure!(left.is_empty(), "left after down: {left:?}");
+    std::fs::remove_dir_all(state.path())?;
     Ok(())
 }
 

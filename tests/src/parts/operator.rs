@@ -21,10 +21,18 @@ pub fn operator_binary() -> Result<PathBuf, PartsError> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let io = |source| PartsError::Io { what: "running cargo in", path: workspace.clone(), source };
-    // The whole workspace, as the tests were built: features of shared dependencies stay the same, and nothing is
-    // compiled a second time.
+    // Chosen from the whole workspace, as the tests were built: features of shared dependencies stay the same, and
+    // nothing is compiled a second time. The program alone: building `testbed` would replace the one that runs.
     let mut command = Command::new(cargo);
-    command.args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"]);
+    command.args(["build", "--workspace", "--bin=vllm-operator", "--message-format=json-render-diagnostics"]);
+    // Build scripts that watch these would run again, and all that depends on them be compiled again, for no other
+    // reason than that cargo told us who we are.
+    for (name, _) in std::env::vars_os() {
+        let of_the_caller = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+        if of_the_caller.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }

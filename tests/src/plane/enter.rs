@@ -6,16 +6,14 @@
 //!
 //! **Architecture invariant**: no async runtime and no Kubernetes; a bug in what runs inside cannot keep a plane alive.
 
-use std::os::fd::AsFd as _;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Context as _;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{WaitOptions, wait};
 
 use super::events::{Event, Owner};
-use super::spec::Spec;
 use crate::namespaces;
 
 /// Leaves the machine's namespaces, starts PID 1 of the new ones and waits for its end.
@@ -60,8 +58,6 @@ pub fn init(spec: &Path) -> ExitCode {
 
 fn run_inside(path: &Path) -> anyhow::Result<ExitCode> {
     namespaces::mount_own_proc()?;
-    let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let spec: Spec = serde_json::from_slice(&text).context("the plane's specification")?;
     // By its link and not by its path: a rebuild may have replaced the file meanwhile.
     let inside = Command::new("/proc/self/exe")
         .arg("plane-main")
@@ -70,9 +66,7 @@ fn run_inside(path: &Path) -> anyhow::Result<ExitCode> {
         .spawn()
         .context("starting the inside of the plane")?;
     let inside = i32::try_from(inside.id()).context("process id")?;
-    if !spec.detached {
-        std::thread::spawn(exit_with_owner);
-    }
+    std::thread::spawn(exit_with_owner);
     loop {
         match wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == inside => {
@@ -85,16 +79,15 @@ fn run_inside(path: &Path) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Ends this process, and so the whole PID namespace, once the owner's end of the socket is closed.
+/// Ends this process, and so the whole PID namespace, once the owner's end of the socket is closed. An owner that writes
+/// to it instead lets the plane go.
 fn exit_with_owner() {
-    let stdin = std::io::stdin();
+    let mut socket = std::io::stdin();
     loop {
-        let mut watched = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::RDHUP)];
-        match poll(&mut watched, None) {
-            Ok(_) if watched[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR) => {
-                std::process::exit(0)
-            }
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        match socket.read(&mut [0]) {
+            Ok(0) => std::process::exit(0),
+            Ok(_) => return,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(_) => std::process::exit(1),
         }
     }

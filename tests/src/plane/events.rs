@@ -1,6 +1,7 @@
 //! What the inside of a plane tells its owner: JSON lines on the socket that also says that the owner is alive.
 //!
-//! **Architecture invariant**: one direction only. The owner never writes; that its end is open is all the inside wants to know.
+//! **Architecture invariant**: the owner tells nothing back. That its end is open is all the inside wants to know; one byte
+//! from it lets a plane go that is to outlive it.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};

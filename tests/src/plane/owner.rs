@@ -2,7 +2,7 @@
 //!
 //! **Architecture invariant**: all that keeps a plane alive is [`Plane`]; dropping it stops the plane.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -48,7 +48,7 @@ pub struct PlaneOptions {
     pub hpa_downscale_stabilization: Duration,
     /// The HPA controller's period. In a cluster: 15 s.
     pub hpa_sync_period: Duration,
-    /// The plane belongs to itself: it goes on after its starter, until it is stopped by [`stop_detached`].
+    /// Lets the plane go once it is ready, as by [`Plane::let_go`].
     pub detach: bool,
 }
 
@@ -68,7 +68,7 @@ impl PlaneOptions {
     }
 }
 
-/// A control plane that runs. Dropping it stops it.
+/// A control plane that runs. Dropping it stops it, unless it was let go.
 #[derive(Debug)]
 pub struct Plane {
     spec: Spec,
@@ -78,7 +78,7 @@ pub struct Plane {
     /// PID 1 of the plane, seen from here.
     pid: i32,
     ready: bool,
-    stopped: bool,
+    over: bool,
     failure: watch::Receiver<Option<String>>,
     steps: Vec<(String, Duration)>,
 }
@@ -112,7 +112,6 @@ impl Plane {
             engine,
             hpa_downscale_stabilization,
             hpa_sync_period,
-            detached: detach,
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a port for the API server")?;
         write_files(&spec, listener.local_addr()?.port())?;
@@ -129,17 +128,14 @@ impl Plane {
             .with_context(|| format!("starting {}", spec.testbed_exe.display()))?;
         let (mut events, failure) = listen(ours.try_clone()?);
         // From here on, dropping the plane stops what was started.
-        let mut plane = Self {
-            spec,
-            enter,
-            socket: ours,
-            pid: 0,
-            ready: false,
-            stopped: false,
-            failure,
-            steps: Vec::new(),
-        };
+        let mut plane =
+            Self { spec, enter, socket: ours, pid: 0, ready: false, over: false, failure, steps: Vec::new() };
         match tokio::time::timeout(START_DEADLINE, plane.until_ready(&mut events)).await {
+            // Only now: a start that is given up must leave nothing behind.
+            Ok(Ok(())) if detach => {
+                plane.let_go()?;
+                Ok(plane)
+            }
             Ok(Ok(())) => Ok(plane),
             Ok(Err(error)) => Err(plane.start_failed(&error)),
             Err(_) => Err(plane.start_failed(&anyhow::anyhow!(
@@ -235,6 +231,13 @@ impl Plane {
         }
     }
 
+    /// Lets the plane go: from here on it belongs to itself, until [`stop_detached`].
+    pub fn let_go(&mut self) -> anyhow::Result<()> {
+        self.socket.write_all(b"\n").context("the plane has ended")?;
+        self.over = true;
+        Ok(())
+    }
+
     /// Stops the plane, waits until every process of it is gone, and removes its files.
     ///
     /// A plane that is dropped instead, as when a test fails, leaves them to be read.
@@ -242,7 +245,7 @@ impl Plane {
         tokio::task::spawn_blocking(move || {
             let mut plane = self;
             plane.stop_now()?;
-            plane.stopped = true;
+            plane.over = true;
             let path = plane.state_dir();
             std::fs::remove_dir_all(path).with_context(|| format!("removing {}", path.display()))
         })
@@ -280,14 +283,7 @@ impl Plane {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        if self.spec.detached {
-            if self.ready {
-                return;
-            }
-            // Nobody would know of it, and it does not look at the socket.
-            kill(self.pid);
-        }
-        if self.stopped {
+        if self.over {
             return;
         }
         if let Err(error) = self.stop_now() {
@@ -295,11 +291,10 @@ impl Drop for Plane {
         }
         // Hundreds of megabytes that nobody reads; the logs are what is kept.
         let _ = std::fs::remove_dir_all(self.spec.state.etcd());
-        eprintln!(
-            "plane {:?} was not stopped in order; its logs: {}",
-            self.spec.name,
-            self.logs_dir().display()
-        );
+        if self.ready {
+            let logs = self.logs_dir();
+            eprintln!("plane {:?} was not stopped in order; its logs: {}", self.spec.name, logs.display());
+        }
     }
 }
 

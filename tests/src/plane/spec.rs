@@ -28,8 +28,6 @@ pub struct Spec {
     pub hpa_downscale_stabilization: Duration,
     /// The HPA controller's period.
     pub hpa_sync_period: Duration,
-    /// The plane belongs to itself, and not to the process that started it.
-    pub detached: bool,
 }
 
 /// The state directory of one plane.
@@ -102,7 +100,7 @@ impl State {
         self.0.join("kubectl-cache")
     }
 
-    /// Process id, seen from outside, of the first process of a detached plane.
+    /// Process id, seen from outside, of the first process of the plane.
     pub fn pid(&self) -> PathBuf {
         self.0.join("pid")
     }
