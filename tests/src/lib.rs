@@ -1,9 +1,13 @@
 //! A real Kubernetes control plane in namespaces of its own, a node that runs pods as processes, and vLLM engines.
 //!
 //! Reading order: [`parts`] (the programs, built from pinned modules), [`plane`] (a control plane, from its owner's side and
-//! from its inside), [`namespaces`] and [`pki`] (what it stands on).
+//! from its inside), [`namespaces`] and [`pki`] (what it stands on); [`node`] with [`images`] and [`sandbox`] (pods as
+//! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated); [`addons`] (KEDA, Prometheus, the operator);
+//! [`by_hand`] and [`demo`] (the commands).
 
+pub mod addons;
 pub mod by_hand;
+pub mod demo;
 pub mod engine;
 pub mod images;
 pub mod load;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use testbed::plane::{enter, inside};
-use testbed::{by_hand, engine, load, parts, sandbox};
+use testbed::{by_hand, demo, engine, load, parts, sandbox};
 
 /// A Kubernetes control plane of your own, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The whole path on a real control plane, told and shown step by step.
+    Demo(demo::Demo),
     /// Builds the control plane's parts into the cache.
     Build,
     /// Starts a plane and leaves it running.
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::PlaneMain { spec } => return inside::main(&spec),
         Command::Sandbox(command) => return sandbox::main(&command),
         Command::Engine { args } => return engine::main(&args),
+        Command::Demo(demo) => demo::main(&demo),
         Command::Load(load) => load::main(load),
         Command::Build => parts::Binaries::ensure().map(drop).map_err(Into::into),
         Command::Up(up) => by_hand::up(up),
