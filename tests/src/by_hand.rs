@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
+use crate::addons;
 use crate::parts::{Binaries, operator_binary};
-use crate::plane::owner::{is_init, stop_detached, target_dir};
+use crate::plane::detached::{is_init, stop_detached};
+use crate::plane::owner::target_dir;
 use crate::plane::{Plane, PlaneOptions, Spec, State};
 
 /// Which plane.
@@ -21,11 +23,23 @@ pub struct Name {
     name: String,
 }
 
+/// What can be installed on a plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum With {
+    /// KEDA, and Prometheus for it to ask.
+    Keda,
+    /// This operator.
+    Operator,
+}
+
 /// Options of `up`.
 #[derive(Clone, Debug, Args)]
 pub struct Up {
     #[command(flatten)]
     name: Name,
+    /// What to install on it, from the manifests that users install.
+    #[arg(long, value_delimiter = ',')]
+    with: Vec<With>,
     /// Command of a real engine in place of the simulated one, as in `vllm serve … --host {ip}`.
     #[arg(long)]
     engine: Option<String>,
@@ -34,11 +48,16 @@ pub struct Up {
     foreground: bool,
 }
 
+/// Where the plane of this name lies; `shell` and `down` look for it there.
+pub fn state(name: &str) -> State {
+    // Canonical, as the plane itself knows it.
+    let path = target_dir().join("testbed").join(name);
+    State::new(path.canonicalize().unwrap_or(path))
+}
+
 impl Name {
     fn state(&self) -> State {
-        // Canonical, as the plane itself knows it.
-        let path = target_dir().join("testbed").join(&self.name);
-        State::new(path.canonicalize().unwrap_or(path))
+        state(&self.name)
     }
 
     fn running(&self) -> Option<i32> {
@@ -60,7 +79,7 @@ fn plane_name(text: &str) -> Result<String, String> {
 
 /// Starts a plane that belongs to itself.
 pub fn up(options: Up) -> anyhow::Result<()> {
-    let Up { name, engine, foreground } = options;
+    let Up { name, with, engine, foreground } = options;
     let state = name.state();
     if let Some(pid) = name.running() {
         anyhow::bail!("plane {:?} is up already (process {pid}); `testbed down` stops it", name.name);
@@ -70,18 +89,39 @@ pub fn up(options: Up) -> anyhow::Result<()> {
     options.state_dir = Some(state.path().to_owned());
     options.operator_exe = Some(operator_binary()?);
     options.engine = engine;
-    options.detach = !foreground;
     let runtime = tokio::runtime::Runtime::new()?;
-    let plane = runtime.block_on(Plane::start(options))?;
+    let mut plane = runtime.block_on(async {
+        let plane = Plane::start(options).await?;
+        install(&plane, &with).await?;
+        anyhow::Ok(plane)
+    })?;
     for (what, after) in plane.steps() {
         eprintln!("{:5.1} s  {what}", after.as_secs_f64());
     }
     for (variable, value) in environment(plane.spec()) {
         println!("export {variable}={}", quoted(&value.to_string_lossy()));
     }
-    if foreground {
-        runtime.block_on(until_interrupted_or_failed(&plane))?;
-        runtime.block_on(plane.stop())?;
+    if !foreground {
+        return plane.let_go();
+    }
+    runtime.block_on(async {
+        until_interrupted_or_failed(&plane).await?;
+        plane.stop().await
+    })
+}
+
+/// Everything is applied before anything is waited for.
+async fn install(plane: &Plane, with: &[With]) -> anyhow::Result<()> {
+    let (keda, operator) = (with.contains(&With::Keda), with.contains(&With::Operator));
+    if keda {
+        addons::install_keda_and_prometheus(plane).await?;
+    }
+    if operator {
+        addons::install_operator(plane).await?;
+        addons::wait_for_operator(plane).await?;
+    }
+    if keda {
+        addons::wait_for_keda_and_prometheus(plane).await?;
     }
     Ok(())
 }
@@ -115,7 +155,7 @@ fn read_spec(state: &State) -> anyhow::Result<Spec> {
 }
 
 /// What a shell needs: kubectl's settings, and the parts' programs on its `PATH`.
-fn environment(spec: &Spec) -> [(&'static str, OsString); 3] {
+pub fn environment(spec: &Spec) -> [(&'static str, OsString); 3] {
     let own = std::env::var_os("PATH").unwrap_or_default();
     [
         ("KUBECONFIG", spec.state.kubeconfig().into()),

@@ -1,16 +1,18 @@
 //! A whole control plane, from its owner's side: start it, talk to it, stop it.
 //!
-//! Reading order: this file (the owner), [`spec`] (what the inside is told, and where files lie), [`enter`] (leaving the
-//! machine's namespaces, PID 1), [`inside`] (what is started, in which order), [`components`] (with which flags),
-//! [`bootstrap`] (first objects, readiness), [`relay`] (how it is reached from outside), [`kubectl`], [`audit`], [`wait`].
+//! Reading order: [`owner`] (start, stop), [`detached`] (planes that were let go), [`spec`] (what the inside is told, and
+//! where files lie), [`enter`] (leaving the machine's namespaces, PID 1), [`inside`] (what is started, in which order),
+//! [`components`] (with which flags), [`bootstrap`] (first objects, readiness), [`relay`] (how it is reached from outside),
+//! [`kubectl`], [`audit`], [`wait`].
 //!
-//! **Architecture invariant**: a plane never outlives its owner. The owner holds one end of a socket, PID 1 of the plane
+//! **Architecture invariant**: a plane never outlives its owner, unless that lets it go. The owner holds one end of a socket, PID 1 of the plane
 //! the other; the kernel closes the owner's end however the owner ends, and ends the plane's processes when PID 1 ends.
 
 pub mod audit;
 pub mod bootstrap;
 pub mod child;
 pub mod components;
+pub mod detached;
 pub mod enter;
 pub mod events;
 pub mod inside;

@@ -11,8 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{mpsc, watch};
 
 use super::audit::{self, Write};
@@ -29,7 +28,7 @@ use crate::pki::{Pki, write_private};
 /// A start that is not ready by then has gone wrong: the inside gives up by itself after two minutes.
 const START_DEADLINE: Duration = Duration::from_secs(150);
 /// The kernel ends a PID namespace at once; this is for a machine that is very busy.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How a plane is to be.
 #[derive(Clone, Debug)]
@@ -231,7 +230,7 @@ impl Plane {
         }
     }
 
-    /// Lets the plane go: from here on it belongs to itself, until [`stop_detached`].
+    /// Lets the plane go: from here on it belongs to itself, until [`stop_detached`](super::detached::stop_detached).
     pub fn let_go(&mut self) -> anyhow::Result<()> {
         self.socket.write_all(b"\n").context("the plane has ended")?;
         self.over = true;
@@ -289,8 +288,7 @@ impl Drop for Plane {
         if let Err(error) = self.stop_now() {
             eprintln!("stopping plane {:?}: {error:#}", self.spec.name);
         }
-        // Hundreds of megabytes that nobody reads; the logs are what is kept.
-        let _ = std::fs::remove_dir_all(self.spec.state.etcd());
+        drop_data(&self.spec.state);
         if self.ready {
             let logs = self.logs_dir();
             eprintln!("plane {:?} was not stopped in order; its logs: {}", self.spec.name, logs.display());
@@ -347,31 +345,9 @@ fn kubectl(spec: &Spec, args: &[&str]) -> Kubectl {
     }
 }
 
-/// Ends the detached plane in `state` by its PID 1, and waits until it is gone.
-pub fn stop_detached(state: &State) -> anyhow::Result<()> {
-    let path = state.pid();
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("no plane runs in {}", state.path().display()))?;
-    let pid: i32 = text.trim().parse().with_context(|| format!("{}", path.display()))?;
-    // A descriptor, since the id may go to another process at any time.
-    let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    if let Some(process) = process.filter(|_| is_init(pid, state)) {
-        pidfd_send_signal(&process, Signal::KILL)?;
-        // PID 1 counts as ended once the kernel has ended all others of its namespace.
-        let mut ended = [PollFd::new(&process, PollFlags::IN)];
-        let deadline = Timespec::try_from(STOP_DEADLINE)?;
-        anyhow::ensure!(poll(&mut ended, Some(&deadline))? == 1, "the plane's process {pid} does not end");
-    }
-    std::fs::remove_file(&path)?;
-    Ok(())
-}
-
-/// Whether `pid` is the first process of the plane in `state`.
-pub fn is_init(pid: i32, state: &State) -> bool {
-    let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-    let words: Vec<_> = line.split(|&byte| byte == 0).collect();
-    words.get(1) == Some(&b"plane-init".as_slice())
-        && words.get(2) == Some(&state.spec().into_os_string().into_encoded_bytes().as_slice())
+/// Hundreds of megabytes that nobody reads; the logs are what is kept.
+pub(super) fn drop_data(state: &State) {
+    let _ = std::fs::remove_dir_all(state.etcd());
 }
 
 fn kill(pid: i32) {
