@@ -1,2 +1,108 @@
-//! Placeholder.
-fn main() {}
+//! End-to-end tests on a real control plane.
+//!
+//! Reading order: [`suite`] (what all of them share), then one file a topic. The testbed's own promises stand in
+//! [`plane_itself`]; everything else shares one plane with KEDA, Prometheus and the operator, and runs one after
+//! the other, each in a namespace of its own.
+
+mod admission;
+mod certificates;
+mod closed_loop;
+mod daily_use;
+mod manifests;
+mod operator_down;
+mod plane_itself;
+mod removal;
+mod steady_state;
+mod suite;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+
+use suite::{Scenario, Suite};
+
+fn main() -> ExitCode {
+    if let Some(code) = manifests::edit_as_kubectls_editor() {
+        return code;
+    }
+    let mut arguments = Arguments::from_args();
+    // One plane at a time: two cores hold no more, and scenarios stop the operator that others need.
+    arguments.test_threads = Some(1);
+    let suite = Arc::new(Suite::new());
+    let trials = shared()
+        .into_iter()
+        .map(|(name, scenario)| {
+            let suite = Arc::clone(&suite);
+            Trial::test(name, move || suite.run(scenario))
+        })
+        .chain(
+            plane_itself()
+                .into_iter()
+                .map(|(name, scenario)| Trial::test(name, move || suite::alone(scenario))),
+        )
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    suite.end(!conclusion.has_failed());
+    conclusion.exit_code()
+}
+
+/// Scenarios on the shared plane, in the order in which they run.
+fn shared() -> Vec<(&'static str, Scenario)> {
+    vec![
+        ("daily_use::scale_by_hand_reaches_pods_and_status", |plane| {
+            Box::pin(daily_use::scale_by_hand(plane))
+        }),
+        ("daily_use::a_scaled_object_and_its_hpa_are_shown", |plane| {
+            Box::pin(daily_use::scaled_object_and_hpa(plane))
+        }),
+        ("manifests::least_manifests_are_accepted", |plane| Box::pin(manifests::least_manifests(plane))),
+        ("manifests::a_count_that_leaves_the_manifest_stays", |plane| {
+            Box::pin(manifests::count_leaves(plane))
+        }),
+        ("admission::counts_outside_of_a_range_are_refused", |plane| {
+            Box::pin(admission::outside_of_a_range(plane))
+        }),
+        ("admission::an_autoscaler_is_moved_to_the_bound", |plane| {
+            Box::pin(admission::autoscaler_is_moved(plane))
+        }),
+        ("closed_loop::load_scales_up_and_its_end_scales_down", |plane| {
+            Box::pin(closed_loop::up_and_down(plane))
+        }),
+        ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
+        ("certificates::a_lost_authority_is_made_anew", |plane| {
+            Box::pin(certificates::lost_authority(plane))
+        }),
+        ("steady_state::a_restart_writes_nothing", |plane| Box::pin(steady_state::restart(plane))),
+        ("removal::a_deleted_statefulset_comes_back", |plane| {
+            Box::pin(removal::statefulset_comes_back(plane))
+        }),
+        ("removal::a_deleted_cluster_leaves_nothing", |plane| {
+            Box::pin(removal::cluster_leaves_nothing(plane))
+        }),
+        ("operator_down::the_schema_holds_the_bounds", |plane| Box::pin(operator_down::schema_holds(plane))),
+        ("operator_down::a_namespace_goes_without_it", |plane| {
+            Box::pin(operator_down::namespace_goes(plane))
+        }),
+    ]
+}
+
+fn plane_itself() -> Vec<(&'static str, suite::Alone)> {
+    vec![
+        ("plane_itself::a_warm_start_is_ready_in_time", || {
+            Box::pin(plane_itself::a_warm_start_is_ready_in_time())
+        }),
+        ("plane_itself::two_planes_stand_side_by_side", || {
+            Box::pin(plane_itself::two_planes_stand_side_by_side())
+        }),
+        ("plane_itself::nothing_outlives_a_killed_owner", || {
+            Box::pin(plane_itself::nothing_outlives_a_killed_owner())
+        }),
+        ("plane_itself::a_component_that_dies_ends_its_plane", || {
+            Box::pin(plane_itself::a_component_that_dies_ends_its_plane())
+        }),
+        ("plane_itself::a_plane_that_was_let_go_stays_until_down", || {
+            Box::pin(plane_itself::a_plane_that_was_let_go_stays_until_down())
+        }),
+    ]
+}

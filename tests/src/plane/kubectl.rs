@@ -57,6 +57,7 @@ pub struct Kubectl {
     pub(super) cache: PathBuf,
     pub(super) args: Vec<String>,
     pub(super) stdin: Option<String>,
+    pub(super) env: Option<(&'static str, String)>,
 }
 
 impl Kubectl {
@@ -67,6 +68,13 @@ impl Kubectl {
         self
     }
 
+    /// Sets one variable of its environment, such as `KUBE_EDITOR`.
+    #[must_use]
+    pub fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.env = Some((name, value.into()));
+        self
+    }
+
     /// Runs it to its end.
     pub async fn output(self) -> anyhow::Result<Output> {
         let command = format!("kubectl {}", self.args.join(" "));
@@ -74,6 +82,7 @@ impl Kubectl {
             .args(&self.args)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("KUBECACHEDIR", &self.cache)
+            .envs(self.env)
             .stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -342,6 +342,7 @@ fn kubectl(spec: &Spec, args: &[&str]) -> Kubectl {
         cache: spec.state.kubectl_cache(),
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
         stdin: None,
+        env: None,
     }
 }
 

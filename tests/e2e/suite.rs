@@ -1,0 +1,189 @@
+//! What the scenarios share: one plane, and short words for what they all do.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use libtest_mimic::Failed;
+use serde_json::Value;
+use testbed::addons;
+use testbed::parts::operator_binary;
+use testbed::plane::wait::{Deadline, eventually};
+use testbed::plane::{Kubectl, Plane, PlaneOptions};
+use tokio::runtime::Runtime;
+
+/// The program `testbed`, which cargo built beside this test.
+pub const TESTBED: &str = env!("CARGO_BIN_EXE_testbed");
+/// How long the cluster may take to get where a scenario wants it. Long: a deadline tells a hang from a delay, and
+/// the limits that matter are asserted by themselves.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A future of a scenario.
+pub type Run<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
+/// A scenario on the shared plane.
+pub type Scenario = fn(&Plane) -> Run<'_>;
+/// A scenario that starts what it needs by itself.
+pub type Alone = fn() -> Run<'static>;
+
+/// The shared plane, started by the first scenario that needs it.
+pub struct Suite {
+    runtime: Runtime,
+    plane: Mutex<Option<Plane>>,
+}
+
+impl Suite {
+    /// Nothing is started yet.
+    pub fn new() -> Self {
+        Self { runtime: Runtime::new().expect("a runtime"), plane: Mutex::new(None) }
+    }
+
+    /// Runs one scenario. Its error names the logs.
+    pub fn run(&self, scenario: Scenario) -> Result<(), Failed> {
+        let mut slot = self.plane.lock().unwrap_or_else(PoisonError::into_inner);
+        self.runtime.block_on(async {
+            let plane = match &mut *slot {
+                Some(plane) => plane,
+                empty => empty.insert(start().await.map_err(|error| failed(&error))?),
+            };
+            scenario(plane).await.map_err(|error| {
+                failed(&error.context(format!("logs of the plane: {}", plane.logs_dir().display())))
+            })
+        })
+    }
+
+    /// Stops the plane; after a failure its files stay.
+    pub fn end(&self, passed: bool) {
+        if let Some(plane) = self.plane.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            if passed {
+                if let Err(error) = self.runtime.block_on(plane.stop()) {
+                    eprintln!("stopping the plane: {error:#}");
+                }
+            } else {
+                drop(plane);
+            }
+        }
+    }
+}
+
+/// Runs a scenario that shares nothing.
+pub fn alone(scenario: Alone) -> Result<(), Failed> {
+    Runtime::new().expect("a runtime").block_on(scenario()).map_err(|error| failed(&error))
+}
+
+fn failed(error: &anyhow::Error) -> Failed {
+    format!("{error:#}").into()
+}
+
+async fn start() -> anyhow::Result<Plane> {
+    let mut options = PlaneOptions::new("e2e", TESTBED);
+    options.operator_exe = Some(tokio::task::spawn_blocking(operator_binary).await??);
+    let plane = Plane::start(options).await?;
+    addons::install_keda_and_prometheus(&plane).await?;
+    addons::install_operator(&plane).await?;
+    addons::wait_for_operator(&plane).await?;
+    addons::wait_for_keda_and_prometheus(&plane).await?;
+    Ok(plane)
+}
+
+/// kubectl in a namespace, its arguments as one types them; none may hold a space.
+pub fn kubectl(plane: &Plane, namespace: &str, line: &str) -> Kubectl {
+    let mut args = vec!["-n", namespace];
+    args.extend(line.split_whitespace());
+    plane.kubectl(&args)
+}
+
+/// A namespace of the scenario's own.
+pub async fn namespace(plane: &Plane, name: &str) -> anyhow::Result<()> {
+    kubectl(plane, name, &format!("create namespace {name}")).ok().await.map(drop)
+}
+
+/// Ends what a scenario has started, and waits until it is gone: others count writes and processes.
+pub async fn forget(plane: &Plane, name: &str) -> anyhow::Result<()> {
+    kubectl(plane, name, &format!("delete namespace {name} --timeout=60s")).ok().await.map(drop)
+}
+
+/// An object as JSON.
+pub async fn get(plane: &Plane, namespace: &str, what: &str) -> anyhow::Result<Value> {
+    let text = kubectl(plane, namespace, &format!("get {what} -o json")).ok().await?;
+    serde_json::from_str(&text).with_context(|| format!("{what} as JSON"))
+}
+
+/// Waits until every JSON pointer of an object has its value.
+pub async fn until(
+    plane: &Plane,
+    namespace: &str,
+    what: &str,
+    wanted: &[(&str, Value)],
+) -> anyhow::Result<Value> {
+    eventually(&format!("{what} in {namespace}: {wanted:?}"), Deadline::after(PATIENCE), || async {
+        let object = get(plane, namespace, what).await.map_err(|error| format!("{error:#}"))?;
+        for (pointer, value) in wanted {
+            let found = object.pointer(pointer).unwrap_or(&Value::Null);
+            if found != value {
+                return Err(format!("{pointer} is {found}; status: {}", object["status"]));
+            }
+        }
+        Ok(object)
+    })
+    .await
+}
+
+/// `spec.replicas` of a cluster.
+pub async fn replicas(plane: &Plane, namespace: &str, cluster: &str) -> anyhow::Result<String> {
+    kubectl(plane, namespace, &format!("get vllmcluster {cluster} -o jsonpath={{.spec.replicas}}")).ok().await
+}
+
+/// A cluster's manifest, with the lines of its spec.
+pub fn cluster(name: &str, spec: &str) -> String {
+    let head = format!(
+        "apiVersion: training.distributed-inference.io/v1alpha1\nkind: VLLMCluster\nmetadata:\n  name: {name}\n"
+    );
+    if spec.is_empty() { head } else { format!("{head}spec:\n  {}\n", spec.replace('\n', "\n  ")) }
+}
+
+/// A ScaledObject's manifest, with a trigger on the queue of its cluster.
+pub fn scaled_object(namespace: &str, name: &str, cluster: &str, min: u32, max: u32) -> String {
+    format!(
+        r#"
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata: {{name: {name}}}
+spec:
+  scaleTargetRef: {{apiVersion: training.distributed-inference.io/v1alpha1, kind: VLLMCluster, name: {cluster}}}
+  minReplicaCount: {min}
+  maxReplicaCount: {max}
+  triggers:
+    - type: prometheus
+      metadata:
+        serverAddress: http://prometheus:9090
+        query: sum(vllm:num_requests_waiting{{namespace="{namespace}",cluster="{cluster}"}})
+        threshold: "4"
+"#
+    )
+}
+
+/// `kubectl apply -f -`.
+pub async fn apply(plane: &Plane, namespace: &str, manifest: &str) -> anyhow::Result<String> {
+    kubectl(plane, namespace, "apply -f -").stdin(manifest).ok().await
+}
+
+/// Stops the operator, and waits until nothing of it is left.
+pub async fn stop_operator(plane: &Plane) -> anyhow::Result<()> {
+    let namespace = "vllm-operator-system";
+    kubectl(plane, namespace, "scale deployment vllm-operator --replicas=0").ok().await?;
+    kubectl(plane, namespace, "wait --for=delete pod -l app.kubernetes.io/name=vllm-operator --timeout=60s")
+        .ok()
+        .await
+        .map(drop)
+}
+
+/// Starts the operator again, and waits until it is ready.
+pub async fn start_operator(plane: &Plane) -> anyhow::Result<()> {
+    kubectl(plane, "vllm-operator-system", "scale deployment vllm-operator --replicas=1").ok().await?;
+    addons::wait_for_operator(plane).await?;
+    // Available may still speak of the pod before; a ready one is what the webhooks are called at.
+    let wanted = [("/status/readyReplicas", Value::from(1))];
+    until(plane, "vllm-operator-system", "deployment/vllm-operator", &wanted).await.map(drop)
+}
