@@ -116,12 +116,23 @@ impl Stage<'_> {
 
         self.step("KEDA takes over");
         self.run(&["apply", "-f", SCALED_OBJECT]).await?.ok()?;
-        self.run(&["wait", "--for=condition=Ready", "scaledobject/my-cluster-scaler", "--timeout=90s"]).await?.ok()?;
+        self.run(&["wait", "--for=condition=Ready", "scaledobject/my-cluster-scaler", "--timeout=90s"])
+            .await?
+            .ok()?;
         self.run(&["get", "scaledobject,hpa"]).await?.ok()?;
-        self.refused("--replicas=5", "above the maximum 4 (maxReplicaCount of ScaledObject \"my-cluster-scaler\"").await?;
+        self.refused(
+            "--replicas=5",
+            "above the maximum 4 (maxReplicaCount of ScaledObject \"my-cluster-scaler\"",
+        )
+        .await?;
+
+        println!("  nothing waits, so KEDA lets the count fall");
+        self.watch("1 replica", |replicas, ready, _| replicas == 1 && ready == 1).await?;
 
         self.step("requests queue, and the count rises");
-        println!("  40 clients ask without a pause; each server answers 4 at a time, KEDA wants 4 waiting for each");
+        println!(
+            "  40 clients ask without a pause; each server answers 4 at a time, KEDA wants 4 waiting for each"
+        );
         self.plane.kubectl(&["apply", "-f", "-"]).stdin(LOAD).ok().await?;
         self.watch("4 replicas", |replicas, ready, _| replicas == 4 && ready == 4).await?;
 
@@ -157,7 +168,11 @@ impl Stage<'_> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let cluster = self.cluster().await?;
-            let counts = [&cluster["spec"]["replicas"], &cluster["status"]["replicas"], &cluster["status"]["readyReplicas"]];
+            let counts = [
+                &cluster["spec"]["replicas"],
+                &cluster["status"]["replicas"],
+                &cluster["status"]["readyReplicas"],
+            ];
             if counts.iter().all(|count| count.as_i64() == Some(replicas)) {
                 return Ok(());
             }
@@ -189,7 +204,10 @@ impl Stage<'_> {
                 println!("  reached: {goal}");
                 return Ok(());
             }
-            ensure!((1..=4).contains(&replicas), "{replicas} replicas are outside the ScaledObject's range 1 to 4");
+            ensure!(
+                (1..=4).contains(&replicas),
+                "{replicas} replicas are outside the ScaledObject's range 1 to 4"
+            );
             ensure!(begun.elapsed() < PATIENCE, "{goal} not reached within {} s", PATIENCE.as_secs());
             sleep(Duration::from_secs(2)).await;
         }
