@@ -261,7 +261,7 @@ fn respond(request: &Request<'_>, answers: &Answers, judged: Result<Judged, Unju
             causes: outcome
                 .refusals
                 .iter()
-                .map(|finding| Cause::new(finding.field, finding.message.clone()))
+                .map(|finding| Cause::new(finding.field.as_ref(), finding.message.clone()))
                 .collect(),
         })
         .warnings(outcome.warnings);

@@ -2,11 +2,15 @@
 //!
 //! Architecture invariant: knows nothing of HTTP or of AdmissionReviews; `admit` turns an outcome into one.
 
+use std::borrow::Cow;
+
+use json_patch::PatchOperation;
+
 /// One reason for a refusal: where, and a sentence that says what is wrong, what is allowed and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// JSON path of the field, such as `spec.replicas`.
-    pub field: &'static str,
+    pub field: Cow<'static, str>,
     /// The sentence.
     pub message: String,
     /// Whether the finding rests on a ScaledObject, which is read live before it refuses anything.
@@ -15,13 +19,13 @@ pub struct Finding {
 
 impl Finding {
     /// A finding that rests on the written object alone.
-    pub fn new(field: &'static str, message: String) -> Self {
-        Self { field, message, rests_on_scaler: false }
+    pub fn new(field: impl Into<Cow<'static, str>>, message: String) -> Self {
+        Self { field: field.into(), message, rests_on_scaler: false }
     }
 
     /// A finding that rests on a ScaledObject as well.
-    pub fn of_scaler(field: &'static str, message: String) -> Self {
-        Self { field, message, rests_on_scaler: true }
+    pub fn of_scaler(field: impl Into<Cow<'static, str>>, message: String) -> Self {
+        Self { field: field.into(), message, rests_on_scaler: true }
     }
 }
 
@@ -32,6 +36,8 @@ pub struct Outcome {
     pub refusals: Vec<Finding>,
     /// What the writer should know although the write passes.
     pub warnings: Vec<String>,
+    /// Changes to the written object that are no count: fields filled in, older forms brought up to date.
+    pub edits: Vec<PatchOperation>,
     /// The count to store instead of what the write states.
     pub replicas: Option<i32>,
     /// The count that an autoscaler asked for, where [`Outcome::replicas`] moved it to a bound.
