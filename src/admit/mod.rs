@@ -6,26 +6,25 @@
 //! Architecture invariant: no rule stands here, and no HTTP. Live reads happen only where what is known may be
 //! old, and before a refusal that rests on a ScaledObject.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+mod cluster;
+mod scale;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use json_patch::{AddOperation, PatchOperation};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use tracing::info;
 use webhook::handler::Admit;
-use webhook::review::{Cause, Denial, Operation, Request, Response};
+use webhook::review::{Cause, Denial, Request, Response};
 
-use crate::api::names::{GROUP, KEEP_LIVE_REPLICAS, KIND, PLURAL};
-use crate::policy::cluster::{Spec, Write, check, default};
-use crate::policy::scale::{Count, decide};
-use crate::policy::{Outcome, Scaler, Writer};
+use crate::api::names::{GROUP, KIND, PLURAL};
+use crate::policy::{Outcome, Scaler};
 use crate::telemetry::{Answers, Metrics};
+use crate::world::World;
 use crate::world::live::{Live, LiveError};
-use crate::world::part::SpecPart;
-use crate::world::{Cluster, Target, World};
 
 /// Which of the two webhooks of a resource is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,110 +104,6 @@ impl Admission {
         respond(request, answers, judged)
     }
 
-    async fn scale(&self, phase: Phase, request: &Request<'_>) -> Result<Judged, Unjudged> {
-        let (namespace, name) = (&*request.namespace, &*request.name);
-        let new: ScalePart<'_> = part(request.object, "object")?;
-        let old: ScalePart<'_> = part(request.old_object, "oldObject")?;
-        let known = self.world.target(namespace, name);
-        let Some(cluster) = self.parent(namespace, name, &old.metadata.resource_version, &known).await?
-        else {
-            // The write itself will find nothing to scale.
-            return Ok(Outcome::default().into());
-        };
-        if cluster.deleting {
-            return Ok(Outcome::default().into());
-        }
-        let writer = if self.autoscalers.contains(&*request.user.username) {
-            Writer::Autoscaler
-        } else {
-            Writer::Person
-        };
-        if (phase, writer) == (Phase::Validating, Writer::Autoscaler) {
-            // Its count was moved to a bound before the schema; there is nothing left to move.
-            return Ok(Outcome::default().into());
-        }
-        let mut outcome = self
-            .with_fresh_scaler(namespace, name, known.scaler(), |scaler| {
-                let (old, new) = (Some(old.spec.replicas), new.spec.replicas);
-                decide(Count { name, old, new, bounds: cluster.bounds, scaler }, writer)
-            })
-            .await?;
-        if (phase, writer) == (Phase::Mutating, Writer::Person) && outcome.allowed() {
-            // The validating webhook says the same; here it would be said twice.
-            outcome.warnings.clear();
-        }
-        if let (Some(from), Some(to)) = (outcome.clamped_from, outcome.replicas) {
-            self.metrics.clamped.inc();
-            info!(
-                namespace,
-                name,
-                from,
-                to,
-                user = &*request.user.username,
-                "an autoscaler's count was moved to the nearest bound"
-            );
-        }
-        let patch = outcome.replicas.map(|replicas| add(&["spec", "replicas"], json!(replicas)));
-        Ok(Judged { outcome, patch })
-    }
-
-    /// The cluster of a scale write, as it was just before: what is known if it is of the review's
-    /// resourceVersion, or else what a live read finds.
-    async fn parent(
-        &self,
-        namespace: &str,
-        name: &str,
-        resource_version: &str,
-        known: &Target,
-    ) -> Result<Option<Cluster>, Unjudged> {
-        if let Some(cluster) =
-            known.cluster.as_ref().filter(|known| known.resource_version == resource_version)
-        {
-            return Ok(Some(cluster.clone()));
-        }
-        self.metrics.live_reads.inc();
-        Ok(self.live.cluster(namespace, name).await?)
-    }
-
-    async fn cluster(&self, phase: Phase, request: &Request<'_>) -> Result<Judged, Unjudged> {
-        let old = match request.operation {
-            Operation::Create => None,
-            Operation::Update => Some(part::<ClusterPart<'_>>(request.old_object, "oldObject")?),
-            Operation::Delete | Operation::Connect => return Ok(Outcome::default().into()),
-        };
-        // What does not parse here has a field of a wrong type: the schema refuses it, and names the field.
-        let Ok(new) = part::<ClusterPart<'_>>(request.object, "object") else {
-            return Ok(Outcome::default().into());
-        };
-        if new.metadata.deletion_timestamp.is_some() {
-            return Ok(Outcome::default().into());
-        }
-        let (namespace, name) = (&*request.namespace, &*request.name);
-        let keep_live = new
-            .metadata
-            .annotations
-            .as_ref()
-            .and_then(|all| all.get(KEEP_LIVE_REPLICAS))
-            .is_some_and(|value| value == "true");
-        let spec: Spec = new.spec.unwrap_or_default().into();
-        let old = old.map(|old| Spec::from(old.spec.unwrap_or_default()));
-        let known = self.world.target(namespace, name);
-        let outcome = self
-            .with_fresh_scaler(namespace, name, known.scaler(), |scaler| {
-                let write = Write { name, new: spec, old, keep_live, scaler };
-                match phase {
-                    Phase::Validating => check(&write),
-                    Phase::Mutating => default_then_check(write),
-                }
-            })
-            .await?;
-        let patch = outcome.replicas.map(|replicas| match new.spec {
-            Some(_) => add(&["spec", "replicas"], json!(replicas)),
-            None => add(&["spec"], json!({ "replicas": replicas })),
-        });
-        Ok(Judged { outcome, patch })
-    }
-
     /// Asks the policy with the ScaledObject that is known; if the answer is a refusal that rests on it, reads
     /// it live and asks again.
     async fn with_fresh_scaler(
@@ -225,14 +120,6 @@ impl Admission {
         let fresh = fresh.filter(|fresh| fresh.cluster == cluster).map(|fresh| fresh.scaler);
         Ok(if fresh.as_ref() == Some(scaler) { outcome } else { ask(fresh.as_ref()) })
     }
-}
-
-/// Fills in the count and judges the result, so that the sentence of a refusal comes before the schema's.
-fn default_then_check(mut write: Write<'_>) -> Outcome {
-    let Outcome { replicas, warnings, .. } = default(&write);
-    write.new.replicas = replicas.or(write.new.replicas);
-    // The validating webhook repeats the check's warnings; here they would be said twice.
-    Outcome { warnings, replicas, ..check(&write) }
 }
 
 fn respond(request: &Request<'_>, answers: &Answers, judged: Result<Judged, Unjudged>) -> Response {
@@ -286,45 +173,6 @@ fn add(path: &[&str], value: Value) -> PatchOperation {
 
 fn part<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, field: &'static str) -> Result<T, Unjudged> {
     raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).ok_or(Unjudged::Object(field))
-}
-
-/// A `VLLMCluster` in a review, as far as the policy reads it.
-#[derive(Deserialize)]
-struct ClusterPart<'a> {
-    #[serde(borrow)]
-    metadata: ClusterMetadataPart<'a>,
-    spec: Option<SpecPart>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ClusterMetadataPart<'a> {
-    #[serde(borrow)]
-    annotations: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
-    deletion_timestamp: Option<serde::de::IgnoredAny>,
-}
-
-/// An `autoscaling/v1` `Scale` in a review. Its resourceVersion is the cluster's.
-#[derive(Deserialize)]
-struct ScalePart<'a> {
-    #[serde(borrow)]
-    metadata: ScaleMetadataPart<'a>,
-    #[serde(default)]
-    spec: ScaleSpecPart,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ScaleMetadataPart<'a> {
-    #[serde(default, borrow)]
-    resource_version: Cow<'a, str>,
-}
-
-#[derive(Default, Deserialize)]
-struct ScaleSpecPart {
-    /// The API server leaves a zero out.
-    #[serde(default)]
-    replicas: i32,
 }
 
 #[cfg(test)]

@@ -9,9 +9,11 @@ use http_body_util::Full;
 use kube::client::Body;
 use rstest::rstest;
 
+use serde_json::json;
+
 use super::*;
 use crate::policy::Bounds;
-use crate::world::{Attachment, Key};
+use crate::world::{Attachment, Cluster, Key};
 
 /// Line numbers, from 0, of the recorded reviews in `tests/fixtures/admission-reviews.jsonl`.
 mod recorded {

@@ -1,0 +1,82 @@
+//! Writes of whole VLLMClusters.
+//!
+//! Architecture invariant: reads at most the cluster's ScaledObject, and only before a refusal that rests on it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::json;
+use webhook::review::{Operation, Request};
+
+use crate::api::names::KEEP_LIVE_REPLICAS;
+use crate::policy::Outcome;
+use crate::policy::cluster::{Spec, Write, check, default};
+use crate::world::part::SpecPart;
+
+use super::{Admission, Judged, Phase, Unjudged, add, part};
+
+impl Admission {
+    pub(super) async fn cluster(&self, phase: Phase, request: &Request<'_>) -> Result<Judged, Unjudged> {
+        let old = match request.operation {
+            Operation::Create => None,
+            Operation::Update => Some(part::<ClusterPart<'_>>(request.old_object, "oldObject")?),
+            Operation::Delete | Operation::Connect => return Ok(Outcome::default().into()),
+        };
+        // What does not parse here has a field of a wrong type: the schema refuses it, and names the field.
+        let Ok(new) = part::<ClusterPart<'_>>(request.object, "object") else {
+            return Ok(Outcome::default().into());
+        };
+        if new.metadata.deletion_timestamp.is_some() {
+            return Ok(Outcome::default().into());
+        }
+        let (namespace, name) = (&*request.namespace, &*request.name);
+        let keep_live = new
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(KEEP_LIVE_REPLICAS))
+            .is_some_and(|value| value == "true");
+        let spec: Spec = new.spec.unwrap_or_default().into();
+        let old = old.map(|old| Spec::from(old.spec.unwrap_or_default()));
+        let known = self.world.target(namespace, name);
+        let outcome = self
+            .with_fresh_scaler(namespace, name, known.scaler(), |scaler| {
+                let write = Write { name, new: spec, old, keep_live, scaler };
+                match phase {
+                    Phase::Validating => check(&write),
+                    Phase::Mutating => default_then_check(write),
+                }
+            })
+            .await?;
+        let patch = outcome.replicas.map(|replicas| match new.spec {
+            Some(_) => add(&["spec", "replicas"], json!(replicas)),
+            None => add(&["spec"], json!({ "replicas": replicas })),
+        });
+        Ok(Judged { outcome, patch })
+    }
+}
+
+/// Fills in the count and judges the result, so that the sentence of a refusal comes before the schema's.
+fn default_then_check(mut write: Write<'_>) -> Outcome {
+    let Outcome { replicas, warnings, .. } = default(&write);
+    write.new.replicas = replicas.or(write.new.replicas);
+    // The validating webhook repeats the check's warnings; here they would be said twice.
+    Outcome { warnings, replicas, ..check(&write) }
+}
+
+/// A `VLLMCluster` in a review, as far as the policy reads it.
+#[derive(Deserialize)]
+struct ClusterPart<'a> {
+    #[serde(borrow)]
+    metadata: ClusterMetadataPart<'a>,
+    spec: Option<SpecPart>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClusterMetadataPart<'a> {
+    #[serde(borrow)]
+    annotations: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
+    deletion_timestamp: Option<serde::de::IgnoredAny>,
+}

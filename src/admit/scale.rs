@@ -1,0 +1,106 @@
+//! Writes to `/scale`: what is known of the cluster is brought up to date, then the policy decides.
+//!
+//! Architecture invariant: reads at most the cluster and its ScaledObject, each once.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::json;
+use tracing::info;
+use webhook::review::Request;
+
+use crate::policy::scale::{Count, decide};
+use crate::policy::{Outcome, Writer};
+use crate::world::{Cluster, Target};
+
+use super::{Admission, Judged, Phase, Unjudged, add, part};
+
+impl Admission {
+    pub(super) async fn scale(&self, phase: Phase, request: &Request<'_>) -> Result<Judged, Unjudged> {
+        let (namespace, name) = (&*request.namespace, &*request.name);
+        let new: ScalePart<'_> = part(request.object, "object")?;
+        let old: ScalePart<'_> = part(request.old_object, "oldObject")?;
+        let known = self.world.target(namespace, name);
+        let Some(cluster) = self.parent(namespace, name, &old.metadata.resource_version, &known).await?
+        else {
+            // The write itself will find nothing to scale.
+            return Ok(Outcome::default().into());
+        };
+        if cluster.deleting {
+            return Ok(Outcome::default().into());
+        }
+        let writer = if self.autoscalers.contains(&*request.user.username) {
+            Writer::Autoscaler
+        } else {
+            Writer::Person
+        };
+        if (phase, writer) == (Phase::Validating, Writer::Autoscaler) {
+            // Its count was moved to a bound before the schema; there is nothing left to move.
+            return Ok(Outcome::default().into());
+        }
+        let mut outcome = self
+            .with_fresh_scaler(namespace, name, known.scaler(), |scaler| {
+                let (old, new) = (Some(old.spec.replicas), new.spec.replicas);
+                decide(Count { name, old, new, bounds: cluster.bounds, scaler }, writer)
+            })
+            .await?;
+        if (phase, writer) == (Phase::Mutating, Writer::Person) && outcome.allowed() {
+            // The validating webhook says the same; here it would be said twice.
+            outcome.warnings.clear();
+        }
+        if let (Some(from), Some(to)) = (outcome.clamped_from, outcome.replicas) {
+            self.metrics.clamped.inc();
+            info!(
+                namespace,
+                name,
+                from,
+                to,
+                user = &*request.user.username,
+                "an autoscaler's count was moved to the nearest bound"
+            );
+        }
+        let patch = outcome.replicas.map(|replicas| add(&["spec", "replicas"], json!(replicas)));
+        Ok(Judged { outcome, patch })
+    }
+
+    /// The cluster of a scale write, as it was just before: what is known if it is of the review's
+    /// resourceVersion, or else what a live read finds.
+    async fn parent(
+        &self,
+        namespace: &str,
+        name: &str,
+        resource_version: &str,
+        known: &Target,
+    ) -> Result<Option<Cluster>, Unjudged> {
+        if let Some(cluster) =
+            known.cluster.as_ref().filter(|known| known.resource_version == resource_version)
+        {
+            return Ok(Some(cluster.clone()));
+        }
+        self.metrics.live_reads.inc();
+        Ok(self.live.cluster(namespace, name).await?)
+    }
+}
+
+/// An `autoscaling/v1` `Scale` in a review. Its resourceVersion is the cluster's.
+#[derive(Deserialize)]
+struct ScalePart<'a> {
+    #[serde(borrow)]
+    metadata: ScaleMetadataPart<'a>,
+    #[serde(default)]
+    spec: ScaleSpecPart,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ScaleMetadataPart<'a> {
+    #[serde(default, borrow)]
+    resource_version: Cow<'a, str>,
+}
+
+#[derive(Default, Deserialize)]
+struct ScaleSpecPart {
+    /// The API server leaves a zero out.
+    #[serde(default)]
+    replicas: i32,
+}
