@@ -215,6 +215,12 @@ fn scaled_object(max: i32) -> Value {
     })
 }
 
+fn of_another_cluster() -> Value {
+    let mut scaled_object = scaled_object(6);
+    scaled_object["spec"]["scaleTargetRef"]["name"] = json!("b");
+    scaled_object
+}
+
 #[tokio::test]
 async fn a_refusal_that_rests_on_a_scaled_object_reads_it_first() {
     let fixture =
@@ -231,6 +237,7 @@ async fn a_refusal_that_rests_on_a_scaled_object_reads_it_first() {
 #[rstest]
 #[case::widened(Some(scaled_object(9)))]
 #[case::deleted(None)]
+#[case::of_another_cluster_now(Some(of_another_cluster()))]
 #[tokio::test]
 async fn a_scaled_object_that_has_changed_meanwhile_refuses_nothing(#[case] live: Option<Value>) {
     let fixture =

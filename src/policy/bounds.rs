@@ -110,3 +110,17 @@ impl Scaler {
 pub fn moves_towards((lower, upper): (i32, i32), from: i32, to: i32) -> bool {
     (to > upper && to < from) || (to < lower && to > from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_scaled_object_leaves_out_is_kedas_default() {
+        let scaler = Scaler { name: "queue".into(), min: None, max: None, paused: false };
+        // KEDA's own minimum is 0; its HPA never asks for less than 1.
+        assert_eq!((scaler.lower(), scaler.upper()), (1, 100));
+        assert_eq!(scaler.within(Bounds { min: None, max: Some(10) }), Some((1, 10)));
+        assert_eq!(scaler.within(Bounds { min: Some(101), max: None }), None);
+    }
+}

@@ -269,6 +269,14 @@ mod tests {
     }
 
     #[test]
+    fn narrower_bounds_refuse_the_count_that_they_leave_outside() {
+        // The mutating webhook moves such a count; without it, the check still holds.
+        let old = spec(Some(9), None, None);
+        let outcome = check(&write(Some(old), spec(Some(9), None, Some(5)), None));
+        assert!(outcome.message().contains("spec.replicas: 9 is above the maximum 5"), "{outcome:?}");
+    }
+
+    #[test]
     fn a_partial_overlap_warns() {
         let queue = scaler(3, 6);
         let old = spec(Some(4), None, None);

@@ -62,6 +62,18 @@ fn conditions_of(#[case] set: Outcome, #[case] expected: [bool; 3]) {
     assert_eq!(status.observed_generation, Some(1));
 }
 
+#[rstest]
+#[case::scaling(set(2, 2, 5, 5, 5, true), "Scaling", "5 pods exist, 3 are wanted")]
+#[case::rolling_out(set(2, 2, 3, 3, 1, false), "RollingOut", "1 of 3 pods run the current spec")]
+#[case::starting(set(1, 1, 3, 1, 3, true), "Starting", "1 of 3 pods are ready")]
+#[case::not_seen(set(2, 1, 3, 3, 3, true), "Progressing", "has not seen the spec yet")]
+fn why_it_is_reconciling(#[case] set: Outcome, #[case] reason: &str, #[case] says: &str) {
+    let status = status(&validated(3), &VLLMClusterStatus::default(), &applied(set), at(0));
+    let condition = condition(&status, CONDITION_RECONCILING);
+    assert_eq!(condition.reason, reason);
+    assert!(condition.message.contains(says), "{condition:?}");
+}
+
 #[test]
 fn ready_needs_the_lower_bound() {
     let mut cluster = validated(3);
