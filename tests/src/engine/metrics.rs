@@ -4,10 +4,8 @@
 
 use std::fmt::Write as _;
 
+use super::capture::{CAPTURE, limit};
 use super::scheduler::{Scheduler, Totals, count};
-
-/// A page of vLLM 0.32.0 under load.
-pub const CAPTURE: &str = include_str!("../../fixtures/vllm-0.32.0-metrics.txt");
 
 /// The page of an engine that serves `model`.
 pub fn page(scheduler: &Scheduler, model: &str) -> String {
@@ -36,7 +34,11 @@ fn value(series: &str, captured: &str, scheduler: &Scheduler, totals: &Totals) -
         "vllm:num_requests_waiting_by_reason" if has(r#"reason="capacity""#) => count(scheduler.waiting()),
         "vllm:num_requests_running" => count(scheduler.running()),
         "vllm:kv_cache_usage_perc" => scheduler.usage(),
+        "vllm:engine_sleep_state" if has(r#"sleep_state="awake""#) => 1.0,
         "vllm:prompt_tokens_total" => count(totals.prompt_tokens),
+        "vllm:prompt_tokens_by_source_total" if has(r#"source="local_compute""#) => {
+            count(totals.prompt_tokens)
+        }
         "vllm:generation_tokens_total" => count(totals.generated_tokens),
         "vllm:request_success_total" if has(r#"finished_reason="length""#) => count(totals.finished),
         "vllm:request_success_total" if has(r#"finished_reason="abort""#) => count(totals.aborted),
@@ -56,13 +58,9 @@ fn histogram(series: &str, name: &str, totals: &Totals) -> Option<f64> {
         _ => return None,
     };
     match part {
-        "count" => Some(count(observed.len())),
-        "sum" => Some(observed.iter().sum()),
-        "bucket" => {
-            let limit = series.split(r#"le=""#).nth(1)?.split('"').next()?;
-            let limit: f64 = if limit == "+Inf" { f64::INFINITY } else { limit.parse().ok()? };
-            Some(count(observed.iter().filter(|seconds| **seconds <= limit).count()))
-        }
+        "count" => Some(count(observed.count())),
+        "sum" => Some(observed.sum()),
+        "bucket" => Some(count(observed.up_to(limit(series)?))),
         _ => None,
     }
 }

@@ -4,12 +4,13 @@
 //! names. Generation takes time and yields filler words. Two environment variables set the pace:
 //! `SIM_TOKENS_PER_SECOND` (for each sequence; default 100) and `SIM_LOAD_SECONDS` (before it listens; default 0.2).
 //!
-//! Reading order: [`args`], [`scheduler`], [`api`], [`metrics`].
+//! Reading order: [`args`], [`scheduler`], [`api`], [`capture`], [`metrics`].
 //!
 //! **Architecture invariant**: no count is set from outside; load is made by requests alone.
 
 pub mod api;
 pub mod args;
+pub mod capture;
 pub mod metrics;
 pub mod scheduler;
 

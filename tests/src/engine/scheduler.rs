@@ -10,8 +10,10 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::capture::Histogram;
+
 /// What has been served so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Totals {
     /// Tokens of prompts.
     pub prompt_tokens: usize,
@@ -19,14 +21,28 @@ pub struct Totals {
     pub generated_tokens: usize,
     /// Requests that ended at their limit of tokens.
     pub finished: usize,
-    /// Requests whose client hung up.
+    /// Requests whose client hung up, in the queue or later.
     pub aborted: usize,
-    /// Seconds from arrival to the end, a value for each request.
-    pub latency: Vec<f64>,
+    /// Seconds from arrival to the end.
+    pub latency: Histogram,
     /// Seconds from arrival to the first token.
-    pub first_token: Vec<f64>,
+    pub first_token: Histogram,
     /// Seconds in the queue.
-    pub queued: Vec<f64>,
+    pub queued: Histogram,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            prompt_tokens: 0,
+            generated_tokens: 0,
+            finished: 0,
+            aborted: 0,
+            latency: Histogram::of("vllm:e2e_request_latency_seconds"),
+            first_token: Histogram::of("vllm:time_to_first_token_seconds"),
+            queued: Histogram::of("vllm:request_queue_time_seconds"),
+        }
+    }
 }
 
 /// The queue.
@@ -86,10 +102,11 @@ impl Scheduler {
     /// Waits for a slot. Dropping the future leaves the queue.
     pub async fn start(&self, prompt_tokens: usize) -> Running<'_> {
         let arrived = Instant::now();
-        let waiting = Counted::new(&self.waiting);
+        let mut waiting = Waiting { scheduler: self, left: true, _counted: Counted::new(&self.waiting) };
         // Tokio's semaphore is fair, and it is never closed.
         let slot = self.slots.acquire().await.expect("the semaphore stays open");
         let running = Counted::new(&self.running);
+        waiting.left = false;
         drop(waiting);
         let queued = arrived.elapsed();
         self.lock().prompt_tokens += prompt_tokens;
@@ -97,8 +114,7 @@ impl Scheduler {
             scheduler: self,
             arrived,
             queued,
-            generated: 0,
-            first: None,
+            generated: false,
             finished: false,
             _counted: running,
             _slot: slot,
@@ -112,14 +128,31 @@ pub(super) fn count(n: usize) -> f64 {
     n as f64
 }
 
+/// A request in the queue.
+#[derive(Debug)]
+struct Waiting<'a> {
+    scheduler: &'a Scheduler,
+    /// It has not been given a slot.
+    left: bool,
+    _counted: Counted<'a>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.left {
+            self.scheduler.lock().aborted += 1;
+        }
+    }
+}
+
 /// A request that has a slot.
 #[derive(Debug)]
 pub struct Running<'a> {
     scheduler: &'a Scheduler,
     arrived: Instant,
     queued: Duration,
-    generated: usize,
-    first: Option<Duration>,
+    /// It has its first token.
+    generated: bool,
     finished: bool,
     _counted: Counted<'a>,
     _slot: SemaphorePermit<'a>,
@@ -129,8 +162,11 @@ impl Running<'_> {
     /// Generates one token.
     pub async fn token(&mut self) {
         tokio::time::sleep(self.scheduler.token).await;
-        self.generated += 1;
-        self.first.get_or_insert_with(|| self.arrived.elapsed());
+        let mut totals = self.scheduler.lock();
+        totals.generated_tokens += 1;
+        if !std::mem::replace(&mut self.generated, true) {
+            totals.first_token.observe(self.arrived.elapsed().as_secs_f64());
+        }
     }
 
     /// The request has all its tokens.
@@ -142,12 +178,10 @@ impl Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let mut totals = self.scheduler.lock();
-        totals.generated_tokens += self.generated;
         if self.finished {
             totals.finished += 1;
-            totals.latency.push(self.arrived.elapsed().as_secs_f64());
-            totals.queued.push(self.queued.as_secs_f64());
-            totals.first_token.extend(self.first.map(|first| first.as_secs_f64()));
+            totals.latency.observe(self.arrived.elapsed().as_secs_f64());
+            totals.queued.observe(self.queued.as_secs_f64());
         } else {
             totals.aborted += 1;
         }

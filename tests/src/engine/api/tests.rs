@@ -80,6 +80,10 @@ async fn requests_beyond_the_concurrency_wait_and_are_counted_truly() {
         r#"vllm:num_requests_running{engine="0",model_name="m"} 2.0"#,
         r#"vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 3.0"#,
         r#"vllm:kv_cache_usage_perc{engine="0",model_name="m"} 1.0"#,
+        r#"vllm:engine_sleep_state{engine="0",model_name="m",sleep_state="awake"} 1.0"#,
+        r#"vllm:prompt_tokens_total{engine="0",model_name="m"} 4.0"#,
+        r#"vllm:prompt_tokens_by_source_total{engine="0",model_name="m",source="local_compute"} 4.0"#,
+        r#"vllm:prompt_tokens_by_source_total{engine="0",model_name="m",source="local_cache_hit"} 0.0"#,
     ] {
         assert!(page.contains(series), "{series} is not in\n{page}");
     }
@@ -88,7 +92,31 @@ async fn requests_beyond_the_concurrency_wait_and_are_counted_truly() {
         held.abort();
     }
     served.until(0, 0).await;
-    assert_eq!(served.engine.scheduler.totals().finished, 0);
+    let totals = served.engine.scheduler.totals();
+    assert_eq!((totals.finished, totals.aborted), (0, 5));
+}
+
+#[tokio::test]
+async fn who_hangs_up_in_the_queue_leaves_it_while_others_run() {
+    let served = Served::new("--max-num-seqs 1", 1000.0).await;
+    let running = served.hold();
+    served.until(0, 1).await;
+    let waiter = served.hold();
+    served.until(1, 1).await;
+    waiter.abort();
+    served.until(0, 1).await;
+    let before = served.engine.scheduler.totals();
+    assert_eq!((before.finished, before.aborted, before.prompt_tokens), (0, 1, 2));
+    // Tokens show as they come, not when the request ends.
+    let generates = async {
+        while served.engine.scheduler.totals().generated_tokens <= before.generated_tokens {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(10), generates).await.expect("the running request generates tokens");
+    running.abort();
+    served.until(0, 0).await;
+    assert_eq!(served.engine.scheduler.totals().aborted, 2);
 }
 
 #[tokio::test]
@@ -108,7 +136,7 @@ async fn an_answer_has_the_shape_of_openais() {
     let (_, models) = served.call("/v1/models", None).await;
     assert!(models.contains(r#""id":"a""#) && models.contains(r#""id":"b""#), "{models}");
     let totals = served.engine.scheduler.totals();
-    assert_eq!((totals.finished, totals.generated_tokens, totals.latency.len()), (2, 6, 2));
+    assert_eq!((totals.finished, totals.generated_tokens, totals.latency.count()), (2, 6, 2));
 }
 
 #[tokio::test]
