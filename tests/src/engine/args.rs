@@ -3,32 +3,66 @@
 //! **Architecture invariant**: plain parsing, no I/O.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What vLLM serves when it is not told.
 pub const DEFAULT_MODEL: &str = "Qwen/Qwen3-0.6B";
 
+/// The length of the simulated model.
+const DEFAULT_MODEL_LEN: u64 = 4096;
+
+/// What a value has to look like.
+#[derive(Clone, Copy)]
+enum Takes {
+    Text,
+    /// A whole number.
+    Int,
+    /// A whole number of 1 and above.
+    Count,
+    Float,
+}
+
 /// Flags with a value that the simulation takes and does not act on.
-const IGNORED_WITH_VALUE: &[&str] = &[
-    "--block-size",
-    "--chat-template",
-    "--data-parallel-size",
-    "--download-dir",
-    "--dtype",
-    "--gpu-memory-utilization",
-    "--hf-overrides",
-    "--kv-cache-dtype",
-    "--load-format",
+const IGNORED_WITH_VALUE: &[(&str, Takes)] = &[
+    ("--block-size", Takes::Count),
+    ("--chat-template", Takes::Text),
+    ("--data-parallel-size", Takes::Count),
+    ("--download-dir", Takes::Text),
+    ("--dtype", Takes::Text),
+    ("--gpu-memory-utilization", Takes::Float),
+    ("--hf-overrides", Takes::Text),
+    ("--kv-cache-dtype", Takes::Text),
+    ("--load-format", Takes::Text),
+    ("--max-num-batched-tokens", Takes::Count),
+    ("--pipeline-parallel-size", Takes::Count),
+    ("--quantization", Takes::Text),
+    ("--revision", Takes::Text),
+    ("--seed", Takes::Int),
+    ("--swap-space", Takes::Float),
+    ("--tensor-parallel-size", Takes::Count),
+    ("--tokenizer", Takes::Text),
+    ("--uvicorn-log-level", Takes::Text),
+];
+
+/// Flags with a value that the simulation acts on.
+const KNOWN: &[&str] = &[
+    "--api-key",
+    "--host",
     "--max-model-len",
-    "--max-num-batched-tokens",
-    "--pipeline-parallel-size",
-    "--quantization",
-    "--revision",
-    "--seed",
-    "--swap-space",
-    "--tensor-parallel-size",
-    "--tokenizer",
-    "--uvicorn-log-level",
+    "--max-num-seqs",
+    "--model",
+    "--port",
+    "--served-model-name",
+    "--shutdown-timeout",
+];
+
+/// Short forms of flags.
+const SHORT: &[(&str, &str)] = &[
+    ("-dp", "--data-parallel-size"),
+    ("-pp", "--pipeline-parallel-size"),
+    ("-q", "--quantization"),
+    ("-tp", "--tensor-parallel-size"),
 ];
 
 /// Switches that the simulation takes and does not act on.
@@ -56,6 +90,8 @@ pub struct EngineArgs {
     pub port: u16,
     /// Requests that run at once.
     pub max_num_seqs: usize,
+    /// Tokens that a prompt and its answer may have together; only told, not enforced.
+    pub max_model_len: u64,
     /// What `/v1` demands as a bearer token.
     pub api_key: Option<String>,
     /// How long requests in flight may take after SIGTERM.
@@ -81,65 +117,64 @@ impl EngineArgs {
             host: Ipv4Addr::UNSPECIFIED.into(),
             port: 8000,
             max_num_seqs: 256,
+            max_model_len: DEFAULT_MODEL_LEN,
             api_key: None,
             shutdown_timeout: Duration::ZERO,
         };
         let mut unrecognized = Vec::new();
         while let Some(word) = words.next() {
-            let Some(stripped) = word.strip_prefix("--") else {
+            if !is_flag(word) {
                 if args.model.is_empty() {
                     word.clone_into(&mut args.model);
                 } else {
                     unrecognized.push(word);
                 }
                 continue;
-            };
+            }
             let (name, attached) =
-                stripped.split_once('=').map_or((stripped, None), |(name, value)| (name, Some(value)));
-            let flag = format!("--{}", name.replace('_', "-"));
+                word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+            let flag = match SHORT.iter().find(|(short, _)| *short == name) {
+                Some((_, long)) => (*long).to_owned(),
+                None => name.replace('_', "-"),
+            };
             if IGNORED_SWITCHES.contains(&flag.as_str()) {
                 continue;
             }
-            let known = IGNORED_WITH_VALUE.contains(&flag.as_str())
-                || matches!(
-                    flag.as_str(),
-                    "--model"
-                        | "--served-model-name"
-                        | "--host"
-                        | "--port"
-                        | "--max-num-seqs"
-                        | "--api-key"
-                        | "--shutdown-timeout"
-                );
-            if !known {
+            let ignored = IGNORED_WITH_VALUE.iter().find(|(ignored, _)| *ignored == flag);
+            if ignored.is_none() && !KNOWN.contains(&flag.as_str()) {
                 unrecognized.push(word);
                 continue;
             }
             let value = match attached {
                 Some(value) => value,
                 None => words
-                    .next_if(|next| !next.starts_with("--"))
+                    .next_if(|next| !is_flag(next))
                     .ok_or_else(|| usage(&format!("argument {flag}: expected one argument")))?,
             };
             match flag.as_str() {
                 "--model" => value.clone_into(&mut args.model),
                 "--served-model-name" => {
                     args.served_model_names.push(value.to_owned());
-                    while let Some(more) = words.next_if(|next| !next.starts_with("--")) {
+                    while let Some(more) = words.next_if(|next| !is_flag(next)) {
                         args.served_model_names.push(more.to_owned());
                     }
                 }
-                "--host" => args.host = number(&flag, value)?,
-                "--port" => args.port = number(&flag, value)?,
-                "--max-num-seqs" => {
-                    args.max_num_seqs = number(&flag, value)?;
-                    if args.max_num_seqs == 0 {
-                        return Err(usage("argument --max-num-seqs: must be at least 1"));
-                    }
+                "--host" => args.host = host(value)?,
+                "--port" => args.port = number(&flag, value, "int")?,
+                "--max-num-seqs" => args.max_num_seqs = at_least_one(&flag, value)?,
+                "--max-model-len" => {
+                    args.max_model_len = length(value).ok_or_else(|| invalid(&flag, value, "int"))?;
                 }
                 "--api-key" => args.api_key = Some(value.to_owned()),
-                "--shutdown-timeout" => args.shutdown_timeout = Duration::from_secs(number(&flag, value)?),
-                _ => {}
+                "--shutdown-timeout" => {
+                    args.shutdown_timeout = Duration::from_secs(number(&flag, value, "int")?);
+                }
+                _ => match ignored.map_or(Takes::Text, |(_, takes)| *takes) {
+                    Takes::Text => {}
+                    Takes::Int => drop(number::<i64>(&flag, value, "int")?),
+                    Takes::Count => drop(at_least_one(&flag, value)?),
+                    Takes::Float => drop(number::<f64>(&flag, value, "float")?),
+                },
             }
         }
         if !unrecognized.is_empty() {
@@ -155,8 +190,46 @@ impl EngineArgs {
     }
 }
 
-fn number<T: std::str::FromStr>(flag: &str, value: &str) -> Result<T, String> {
-    value.parse().map_err(|_| usage(&format!("argument {flag}: invalid value: '{value}'")))
+/// As argparse sees it: what starts with a dash and is no negative number.
+fn is_flag(word: &str) -> bool {
+    word.len() > 1 && word.starts_with('-') && word.parse::<f64>().is_err()
+}
+
+fn number<T: FromStr>(flag: &str, value: &str, kind: &str) -> Result<T, String> {
+    value.parse().map_err(|_| invalid(flag, value, kind))
+}
+
+fn at_least_one(flag: &str, value: &str) -> Result<usize, String> {
+    match number(flag, value, "int")? {
+        0 => Err(usage(&format!("argument {flag}: must be at least 1"))),
+        count => Ok(count),
+    }
+}
+
+/// An address, or the one name that needs no resolver.
+fn host(value: &str) -> Result<IpAddr, String> {
+    if value == "localhost" { Ok(Ipv4Addr::LOCALHOST.into()) } else { number("--host", value, "address") }
+}
+
+/// A length as vLLM reads it: `4096`, `4k` is 4000 and `4K` is 4096. `-1` and `auto` leave it to the engine.
+fn length(value: &str) -> Option<u64> {
+    if matches!(value, "-1" | "auto") {
+        return Some(DEFAULT_MODEL_LEN);
+    }
+    let (digits, factor) = match value.strip_suffix(['k', 'K', 'm', 'M']) {
+        None => (value, 1),
+        Some(digits) => match value.as_bytes()[digits.len()] {
+            b'k' => (digits, 1000),
+            b'K' => (digits, 1024),
+            b'm' => (digits, 1_000_000),
+            _ => (digits, 1 << 20),
+        },
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor).filter(|length| *length > 0)
+}
+
+fn invalid(flag: &str, value: &str, kind: &str) -> String {
+    usage(&format!("argument {flag}: invalid {kind} value: '{value}'"))
 }
 
 fn usage(error: &str) -> String {
@@ -187,12 +260,34 @@ mod tests {
     }
 
     #[test]
+    fn short_flags_names_and_lengths() {
+        let args =
+            parse("serve -tp 2 m -pp=2 --host localhost --seed -1 --served-model-name a -q awq").unwrap();
+        assert_eq!((args.model.as_str(), args.host), ("m", Ipv4Addr::LOCALHOST.into()));
+        assert_eq!(args.served_model_names, ["a"]);
+        for (length, tokens) in
+            [("8192", 8192), ("16k", 16_000), ("16K", 16_384), ("auto", 4096), ("-1", 4096)]
+        {
+            let args = parse(&format!("serve --max-model-len {length}")).unwrap();
+            assert_eq!(args.max_model_len, tokens, "{length}");
+        }
+    }
+
+    #[test]
     fn errors_are_argparses() {
         for (line, says) in [
             ("serve m --foo --bar=1", "vllm: error: unrecognized arguments: --foo --bar=1"),
             ("serve m extra", "unrecognized arguments: extra"),
             ("serve --port", "argument --port: expected one argument"),
-            ("serve --port x", "argument --port: invalid value: 'x'"),
+            ("serve --port x", "argument --port: invalid int value: 'x'"),
+            ("serve -tp two", "argument --tensor-parallel-size: invalid int value: 'two'"),
+            ("serve --tensor-parallel-size 0", "argument --tensor-parallel-size: must be at least 1"),
+            ("serve --pipeline-parallel-size=-1", "--pipeline-parallel-size: invalid int value: '-1'"),
+            ("serve --gpu-memory-utilization most", "invalid float value: 'most'"),
+            ("serve --max-model-len 0", "argument --max-model-len: invalid int value: '0'"),
+            ("serve --host nowhere", "argument --host: invalid address value: 'nowhere'"),
+            ("serve -tp --port 9", "argument --tensor-parallel-size: expected one argument"),
+            ("serve m -x", "unrecognized arguments: -x"),
             ("serve --max-num-seqs 0", "must be at least 1"),
             ("bench", "invalid choice"),
         ] {
