@@ -3,8 +3,10 @@
 //! **Architecture invariant**: what a request costs is the scheduler's business; here it gets its shape.
 
 use std::convert::Infallible;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
@@ -28,18 +30,36 @@ pub struct Engine {
     /// Its queue.
     pub scheduler: Scheduler,
     draining: AtomicBool,
+    /// Tells this engine's requests from another's.
+    seed: u64,
+    asked: AtomicU64,
 }
 
 impl Engine {
     /// An idle engine.
     pub fn new(args: EngineArgs, tokens_per_second: f64) -> Self {
         let scheduler = Scheduler::new(args.max_num_seqs, tokens_per_second);
-        Self { args, scheduler, draining: AtomicBool::new(false) }
+        Self {
+            args,
+            scheduler,
+            draining: AtomicBool::new(false),
+            seed: RandomState::new().hash_one(()),
+            asked: AtomicU64::new(0),
+        }
     }
 
     /// From now on new requests are refused.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// How long requests in flight may take once it drains.
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.args.shutdown_timeout
+    }
+
+    fn id(&self, prefix: &str) -> String {
+        format!("{prefix}-{:016x}{:x}", self.seed, self.asked.fetch_add(1, Ordering::Relaxed))
     }
 
     fn name(&self) -> &str {
@@ -108,7 +128,7 @@ async fn models(State(engine): Shared) -> Json<Value> {
         .args
         .served_model_names
         .iter()
-        .map(|name| json!({"id": name, "object": "model", "created": 0, "owned_by": "vllm", "root": engine.args.model, "max_model_len": 4096}))
+        .map(|name| json!({"id": name, "object": "model", "created": 0, "owned_by": "vllm", "root": engine.args.model, "max_model_len": engine.args.max_model_len}))
         .collect();
     Json(json!({"object": "list", "data": data}))
 }
@@ -177,12 +197,12 @@ async fn answer(State(engine): Shared, body: &str, form: Form) -> Result<Respons
     let text = "word ".repeat(tokens);
     let (id, object, choice) = match form {
         Form::Text => (
-            "cmpl-0",
+            engine.id("cmpl"),
             "text_completion",
             json!({"index": 0, "text": text, "logprobs": null, "finish_reason": "length"}),
         ),
         Form::Chat => (
-            "chatcmpl-0",
+            engine.id("chatcmpl"),
             "chat.completion",
             json!({"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": null, "finish_reason": "length"}),
         ),
@@ -201,14 +221,16 @@ fn streamed(engine: Arc<Engine>, form: Form, model: String, prompt_tokens: usize
             () = sender.closed() => None,
         };
         let Some(mut running) = started else { return };
-        for _ in 0..tokens {
+        let id = engine.id(if matches!(form, Form::Text) { "cmpl" } else { "chatcmpl" });
+        for left in (0..tokens).rev() {
             running.token().await;
+            let reason = (left == 0).then_some("length");
             let chunk = match form {
                 Form::Text => {
-                    json!({"id": "cmpl-0", "object": "text_completion", "model": model, "choices": [{"index": 0, "text": "word "}]})
+                    json!({"id": id, "object": "text_completion", "created": 0, "model": model, "choices": [{"index": 0, "text": "word ", "finish_reason": reason}]})
                 }
                 Form::Chat => {
-                    json!({"id": "chatcmpl-0", "object": "chat.completion.chunk", "model": model, "choices": [{"index": 0, "delta": {"content": "word "}}]})
+                    json!({"id": id, "object": "chat.completion.chunk", "created": 0, "model": model, "choices": [{"index": 0, "delta": {"content": "word "}, "finish_reason": reason}]})
                 }
             };
             if sender.send(chunk.to_string()).await.is_err() {

@@ -121,7 +121,7 @@ async fn who_hangs_up_in_the_queue_leaves_it_while_others_run() {
 
 #[tokio::test]
 async fn an_answer_has_the_shape_of_openais() {
-    let served = Served::new("--served-model-name a b", 10_000.0).await;
+    let served = Served::new("--served-model-name a b --max-model-len 8K", 10_000.0).await;
     let (code, body) =
         served.call("/v1/completions", Some(json!({"model": "b", "prompt": "x y z", "max_tokens": 4}))).await;
     let body: Value = serde_json::from_str(&body).unwrap();
@@ -129,14 +129,27 @@ async fn an_answer_has_the_shape_of_openais() {
         (code, &body["usage"]["total_tokens"], &body["object"]),
         (200, &json!(7), &json!("text_completion"))
     );
+    let first = body["id"].clone();
     let chat = json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "stream": true});
     let (code, body) = served.call("/v1/chat/completions", Some(chat)).await;
     assert_eq!((code, body.matches("chat.completion.chunk").count()), (200, 2));
     assert!(body.trim_end().ends_with("data: [DONE]"), "{body}");
+    // The last chunk alone says why it is the last, and one answer's chunks share an id that no other has.
+    let chunks: Vec<Value> =
+        body.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).collect();
+    let reasons: Vec<_> = chunks.iter().map(|chunk| &chunk["choices"][0]["finish_reason"]).collect();
+    assert_eq!(reasons, [&Value::Null, &json!("length")]);
+    assert!(chunks[0]["id"].as_str().is_some_and(|id| id.starts_with("chatcmpl-")), "{chunks:?}");
+    assert_eq!(chunks[0]["id"], chunks[1]["id"]);
+    let (_, again) = served.call("/v1/completions", Some(json!({"prompt": "x", "max_tokens": 1}))).await;
+    let again: Value = serde_json::from_str(&again).unwrap();
+    assert!(again["id"].as_str().is_some_and(|id| id.starts_with("cmpl-")), "{again}");
+    assert_ne!(again["id"], first);
     let (_, models) = served.call("/v1/models", None).await;
     assert!(models.contains(r#""id":"a""#) && models.contains(r#""id":"b""#), "{models}");
+    assert!(models.contains(r#""max_model_len":8192"#), "{models}");
     let totals = served.engine.scheduler.totals();
-    assert_eq!((totals.finished, totals.generated_tokens, totals.latency.count()), (2, 6, 2));
+    assert_eq!((totals.finished, totals.generated_tokens, totals.latency.count()), (3, 7, 3));
 }
 
 #[tokio::test]
