@@ -4,7 +4,7 @@
 //! names. Generation takes time and yields filler words. Two environment variables set the pace:
 //! `SIM_TOKENS_PER_SECOND` (for each sequence; default 100) and `SIM_LOAD_SECONDS` (before it listens; default 0.2).
 //!
-//! Reading order: [`args`], [`scheduler`], [`api`], [`capture`], [`metrics`].
+//! Reading order: [`args`], [`scheduler`], [`api`], [`server`], [`capture`], [`metrics`].
 //!
 //! **Architecture invariant**: no count is set from outside; load is made by requests alone.
 
@@ -13,8 +13,10 @@ pub mod args;
 pub mod capture;
 pub mod metrics;
 pub mod scheduler;
+pub mod server;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +28,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use api::Engine;
 use args::EngineArgs;
 
-/// How often a draining engine looks whether its last request has ended.
-const DRAIN_PERIOD: Duration = Duration::from_millis(50);
+/// Nothing takes longer to load, and no deployment waits longer for it.
+const LONGEST_LOAD: f64 = 24.0 * 60.0 * 60.0;
 
 /// Runs `vllm <arguments>`. Argument errors end with 2, as argparse's do.
 pub fn main(arguments: &[String]) -> ExitCode {
@@ -56,8 +58,8 @@ async fn serve(args: EngineArgs) -> anyhow::Result<()> {
         );
     }
     let mut term = signal(SignalKind::terminate())?;
-    let load = seconds("SIM_LOAD_SECONDS", 0.2)?;
-    let tokens_per_second = seconds("SIM_TOKENS_PER_SECOND", 100.0)?;
+    let load = from_environment("SIM_LOAD_SECONDS", 0.2, 0.0..=LONGEST_LOAD)?;
+    let tokens_per_second = from_environment("SIM_TOKENS_PER_SECOND", 100.0, 0.001..=1e6)?;
     tokio::select! {
         () = tokio::time::sleep(Duration::from_secs_f64(load)) => {}
         _ = term.recv() => return Ok(()),
@@ -65,28 +67,36 @@ async fn serve(args: EngineArgs) -> anyhow::Result<()> {
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     println!("INFO: Started server process for {} on {address}", args.model);
-    let patience = args.shutdown_timeout;
     let engine = Arc::new(Engine::new(args, tokens_per_second));
-    let server = axum::serve(listener, api::router(Arc::clone(&engine))).into_future();
-    // Nothing is lost when the server is dropped: the process ends.
-    tokio::select! {
-        ended = server => ended.context("the server ended")?,
-        () = async {
-            term.recv().await;
-            engine.drain();
-            let until = tokio::time::Instant::now() + patience;
-            while engine.scheduler.in_flight() > 0 && tokio::time::Instant::now() < until {
-                tokio::time::sleep(DRAIN_PERIOD).await;
-            }
-        } => println!("INFO: Shutting down, {} requests aborted", engine.scheduler.in_flight()),
-    }
+    let stop = async {
+        term.recv().await;
+    };
+    let aborted = server::serve_until(listener, engine, stop).await.context("the server ended")?;
+    println!("INFO: Shutting down, {aborted} requests aborted");
     Ok(())
 }
 
-fn seconds(variable: &str, default: f64) -> anyhow::Result<f64> {
-    let Ok(text) = std::env::var(variable) else { return Ok(default) };
-    text.parse()
-        .ok()
-        .filter(|number: &f64| number.is_finite() && *number >= 0.0)
-        .with_context(|| format!("{variable}={text:?} is no positive number"))
+fn from_environment(variable: &str, default: f64, allowed: RangeInclusive<f64>) -> anyhow::Result<f64> {
+    std::env::var(variable).map_or(Ok(default), |text| within(variable, &text, &allowed))
+}
+
+fn within(variable: &str, text: &str, allowed: &RangeInclusive<f64>) -> anyhow::Result<f64> {
+    text.parse().ok().filter(|number| allowed.contains(number)).with_context(|| {
+        format!("{variable}={text:?} is no number from {} to {}", allowed.start(), allowed.end())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_out_of_range_is_an_error() {
+        let allowed = 0.0..=LONGEST_LOAD;
+        for text in ["1e300", "inf", "NaN", "-1", "", "soon"] {
+            let error = within("SIM_LOAD_SECONDS", text, &allowed).unwrap_err().to_string();
+            assert_eq!(error, format!("SIM_LOAD_SECONDS={text:?} is no number from 0 to 86400"));
+        }
+        assert_eq!(within("SIM_LOAD_SECONDS", "86400", &allowed).unwrap().to_bits(), LONGEST_LOAD.to_bits());
+    }
 }
