@@ -5,6 +5,7 @@
 //!
 //! **Architecture invariant**: bounded in time and in the number of clients; it ends by itself.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 #[derive(Clone, Debug, Args)]
 pub struct Load {
     /// Where the API is, as in `http://my-cluster:8000`.
-    #[arg(long)]
+    #[arg(long, value_parser = plain_http)]
     url: Uri,
     /// Requests at once.
     #[arg(long, default_value_t = 8)]
@@ -52,6 +53,12 @@ struct Counts {
     failed: AtomicUsize,
 }
 
+impl Counts {
+    fn read(&self) -> (usize, usize) {
+        (self.ok.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+}
+
 /// Makes the load until it is told to stop.
 pub fn main(load: Load) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(run(load))
@@ -60,23 +67,44 @@ pub fn main(load: Load) -> anyhow::Result<()> {
 async fn run(load: Load) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
-    let counts = Arc::new(Counts::default());
-    // The clients end when their set is dropped.
-    tokio::select! {
-        result = clients(&load, Arc::clone(&counts)) => result?,
-        () = sleep(Duration::from_secs(load.duration)) => {}
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    println!(
-        "total: {} answered, {} failed",
-        counts.ok.load(Ordering::Relaxed),
-        counts.failed.load(Ordering::Relaxed)
-    );
+    let counts = make(&load, async {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+    .await;
+    let (ok, failed) = counts.read();
+    println!("total: {ok} answered, {failed} failed");
     Ok(())
 }
 
-async fn clients(load: &Load, counts: Arc<Counts>) -> anyhow::Result<()> {
+/// Makes the load until its duration is over, or until `stop`.
+async fn make(load: &Load, stop: impl Future<Output = ()>) -> Arc<Counts> {
+    let counts = Arc::new(Counts::default());
+    // The clients end when their set is dropped.
+    tokio::select! {
+        never = clients(load, Arc::clone(&counts)) => match never {},
+        () = sleep(Duration::from_secs(load.duration)) => {}
+        () = stop => {}
+    }
+    counts
+}
+
+/// There is no TLS here, and a URL without a scheme is not taken for one with it.
+fn plain_http(text: &str) -> Result<Uri, String> {
+    let url: Uri = text.parse().map_err(|error| format!("{error}"))?;
+    match (url.scheme_str(), url.host()) {
+        (Some("http"), Some(_)) => Ok(url),
+        (Some("https"), _) => {
+            Err("load is made by plain HTTP only: name the Service or a pod, as in http://my-cluster:8000"
+                .into())
+        }
+        _ => Err("a URL is wanted, as in http://my-cluster:8000".into()),
+    }
+}
+
+async fn clients(load: &Load, counts: Arc<Counts>) -> Infallible {
     let model = match &load.model {
         Some(model) => model.clone(),
         None => first_model(&load.url).await,
@@ -103,18 +131,26 @@ async fn clients(load: &Load, counts: Arc<Counts>) -> anyhow::Result<()> {
     loop {
         sleep(Duration::from_secs(1)).await;
         seconds += 1;
-        let (ok, failed) = (counts.ok.load(Ordering::Relaxed), counts.failed.load(Ordering::Relaxed));
+        let (ok, failed) = counts.read();
         println!("{seconds:>4} s: {} clients, {ok} answered, {failed} failed", load.concurrency);
     }
 }
 
-/// Asks until something answers: the pods may not be up yet.
+/// Asks until something answers: the pods may not be up yet. Each new reason to wait is said once.
 async fn first_model(url: &Uri) -> String {
+    let mut said = String::new();
     loop {
-        if let Ok(Ok(answer)) = timeout(PATIENCE, call(url, Method::GET, "/v1/models", String::new())).await
-            && let Some(model) = answer["data"][0]["id"].as_str()
-        {
-            return model.to_owned();
+        let reason = match timeout(PATIENCE, call(url, Method::GET, "/v1/models", String::new())).await {
+            Ok(Ok(answer)) => match answer["data"][0]["id"].as_str() {
+                Some(model) => return model.to_owned(),
+                None => "it names no model".to_owned(),
+            },
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("no answer in {} s", PATIENCE.as_secs()),
+        };
+        if reason != said {
+            println!("waiting for the model of {url}: {reason}");
+            said = reason;
         }
         sleep(BACK_OFF).await;
     }
@@ -124,7 +160,7 @@ async fn first_model(url: &Uri) -> String {
 async fn call(url: &Uri, method: Method, path: &str, body: String) -> anyhow::Result<Value> {
     let host = url.host().context("the URL has no host")?;
     let port = url.port_u16().unwrap_or(80);
-    let stream = TcpStream::connect((host, port)).await?;
+    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::builder()
         .method(method)
@@ -149,3 +185,6 @@ async fn call(url: &Uri, method: Method, path: &str, body: String) -> anyhow::Re
         () = connection => unreachable!("it is pending for ever"),
     }
 }
+
+#[cfg(test)]
+mod tests;
