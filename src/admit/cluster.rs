@@ -14,21 +14,21 @@ use crate::policy::Outcome;
 use crate::policy::cluster::{Spec, Write, check, default};
 use crate::world::part::SpecPart;
 
-use super::{Admission, Judged, Phase, Unjudged, add, part};
+use super::{Admission, Phase, Unjudged, add, part};
 
 impl Admission {
-    pub(super) async fn cluster(&self, phase: Phase, request: &Request<'_>) -> Result<Judged, Unjudged> {
+    pub(super) async fn cluster(&self, phase: Phase, request: &Request<'_>) -> Result<Outcome, Unjudged> {
         let old = match request.operation {
             Operation::Create => None,
             Operation::Update => Some(part::<ClusterPart<'_>>(request.old_object, "oldObject")?),
-            Operation::Delete | Operation::Connect => return Ok(Outcome::default().into()),
+            Operation::Delete | Operation::Connect => return Ok(Outcome::default()),
         };
         // What does not parse here has a field of a wrong type: the schema refuses it, and names the field.
         let Ok(new) = part::<ClusterPart<'_>>(request.object, "object") else {
-            return Ok(Outcome::default().into());
+            return Ok(Outcome::default());
         };
         if new.metadata.deletion_timestamp.is_some() {
-            return Ok(Outcome::default().into());
+            return Ok(Outcome::default());
         }
         let (namespace, name) = (&*request.namespace, &*request.name);
         let keep_live = new
@@ -40,7 +40,7 @@ impl Admission {
         let spec: Spec = new.spec.unwrap_or_default().into();
         let old = old.map(|old| Spec::from(old.spec.unwrap_or_default()));
         let known = self.world.target(namespace, name);
-        let outcome = self
+        let mut outcome = self
             .with_fresh_scaler(namespace, name, known.scaler(), |scaler| {
                 let write = Write { name, new: spec, old, keep_live, scaler };
                 match phase {
@@ -49,11 +49,11 @@ impl Admission {
                 }
             })
             .await?;
-        let patch = outcome.replicas.map(|replicas| match new.spec {
+        outcome.edits.extend(outcome.replicas.map(|replicas| match new.spec {
             Some(_) => add(&["spec", "replicas"], json!(replicas)),
             None => add(&["spec"], json!({ "replicas": replicas })),
-        });
-        Ok(Judged { outcome, patch })
+        }));
+        Ok(outcome)
     }
 }
 

@@ -74,18 +74,6 @@ enum Unjudged {
     Object(&'static str),
 }
 
-/// What the policy said, and how to patch the object accordingly.
-struct Judged {
-    outcome: Outcome,
-    patch: Option<PatchOperation>,
-}
-
-impl From<Outcome> for Judged {
-    fn from(outcome: Outcome) -> Self {
-        Self { outcome, patch: None }
-    }
-}
-
 impl Admission {
     /// Answers one review. Never refuses what it cannot read for its own lack: such a review fails with 500.
     pub async fn review(&self, phase: Phase, request: &Request<'_>) -> Response {
@@ -122,9 +110,9 @@ impl Admission {
     }
 }
 
-fn respond(request: &Request<'_>, answers: &Answers, judged: Result<Judged, Unjudged>) -> Response {
-    let Judged { outcome, patch } = match judged {
-        Ok(judged) => judged,
+fn respond(request: &Request<'_>, answers: &Answers, judged: Result<Outcome, Unjudged>) -> Response {
+    let outcome = match judged {
+        Ok(outcome) => outcome,
         Err(error) => {
             answers.failed.inc();
             return Response::error(error.to_string());
@@ -133,6 +121,11 @@ fn respond(request: &Request<'_>, answers: &Answers, judged: Result<Judged, Unju
     if !outcome.allowed() {
         answers.denied.inc();
         let name = &*request.name;
+        // Of a subresource, the object that it belongs to.
+        let (group, kind) = match &*request.sub_resource {
+            "" => (&*request.kind.group, &*request.kind.kind),
+            _ => (GROUP, KIND),
+        };
         info!(
             namespace = &*request.namespace,
             name,
@@ -142,9 +135,9 @@ fn respond(request: &Request<'_>, answers: &Answers, judged: Result<Judged, Unju
         );
         return Response::deny(Denial {
             name: name.to_owned(),
-            group: GROUP.to_owned(),
-            kind: KIND.to_owned(),
-            message: format!("{KIND} {name:?}: {}", outcome.message()),
+            group: group.to_owned(),
+            kind: kind.to_owned(),
+            message: format!("{kind} {name:?}: {}", outcome.message()),
             causes: outcome
                 .refusals
                 .iter()
@@ -158,10 +151,7 @@ fn respond(request: &Request<'_>, answers: &Answers, judged: Result<Judged, Unju
     if let (Some(from), Some(to)) = (outcome.clamped_from, outcome.replicas) {
         response = response.audit_annotation("scale-clamped", format!("from {from} to {to}"));
     }
-    match patch {
-        Some(operation) => response.patch(&[operation]),
-        None => response,
-    }
+    response.patch(&outcome.edits)
 }
 
 fn add(path: &[&str], value: Value) -> PatchOperation {

@@ -13,10 +13,10 @@ use crate::policy::scale::{Count, decide};
 use crate::policy::{Outcome, Writer};
 use crate::world::{Cluster, Target};
 
-use super::{Admission, Judged, Phase, Unjudged, add, part};
+use super::{Admission, Phase, Unjudged, add, part};
 
 impl Admission {
-    pub(super) async fn scale(&self, phase: Phase, request: &Request<'_>) -> Result<Judged, Unjudged> {
+    pub(super) async fn scale(&self, phase: Phase, request: &Request<'_>) -> Result<Outcome, Unjudged> {
         let (namespace, name) = (&*request.namespace, &*request.name);
         let new: ScalePart<'_> = part(request.object, "object")?;
         let old: ScalePart<'_> = part(request.old_object, "oldObject")?;
@@ -24,10 +24,10 @@ impl Admission {
         let Some(cluster) = self.parent(namespace, name, &old.metadata.resource_version, &known).await?
         else {
             // The write itself will find nothing to scale.
-            return Ok(Outcome::default().into());
+            return Ok(Outcome::default());
         };
         if cluster.deleting {
-            return Ok(Outcome::default().into());
+            return Ok(Outcome::default());
         }
         let writer = if self.autoscalers.contains(&*request.user.username) {
             Writer::Autoscaler
@@ -36,7 +36,7 @@ impl Admission {
         };
         if (phase, writer) == (Phase::Validating, Writer::Autoscaler) {
             // Its count was moved to a bound before the schema; there is nothing left to move.
-            return Ok(Outcome::default().into());
+            return Ok(Outcome::default());
         }
         let mut outcome = self
             .with_fresh_scaler(namespace, name, known.scaler(), |scaler| {
@@ -59,8 +59,8 @@ impl Admission {
                 "an autoscaler's count was moved to the nearest bound"
             );
         }
-        let patch = outcome.replicas.map(|replicas| add(&["spec", "replicas"], json!(replicas)));
-        Ok(Judged { outcome, patch })
+        outcome.edits.extend(outcome.replicas.map(|replicas| add(&["spec", "replicas"], json!(replicas))));
+        Ok(outcome)
     }
 
     /// The cluster of a scale write, as it was just before: what is known if it is of the review's
