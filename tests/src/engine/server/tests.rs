@@ -107,6 +107,22 @@ async fn a_drain_lets_answers_come_to_their_last_byte() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_generated_but_not_sent_yet_is_waited_for() {
+    // More than the sockets between the two hold, so that it cannot be sent before it is read.
+    let name = "m".repeat(16 << 20);
+    let served = served(&format!("--shutdown-timeout 20 --served-model-name {name}"), 50.0);
+    let client = send(served.address, "POST /v1/completions", r#"{"prompt": "a", "max_tokens": 2}"#).await;
+    until("it is generated", || served.engine.scheduler.totals().finished == 1).await;
+    served.stop.send(()).unwrap();
+    // Once no connection is taken any more, all that is left is this answer.
+    let closed = async { while TcpStream::connect(served.address).await.is_ok() {} };
+    timeout(PATIENCE, closed).await.expect("the listener closes");
+    let answer = to_the_end(client).await;
+    assert!(answer.len() > name.len() && answer.ends_with('}'), "cut off at {} bytes", answer.len());
+    assert_eq!(timeout(PATIENCE, served.ended).await.expect("it ends by itself").unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
 async fn without_patience_requests_in_flight_are_cut_off_and_counted() {
     for flags in ["", "--shutdown-timeout 1"] {
         let served = served(flags, 50.0);
