@@ -10,6 +10,7 @@ pub mod bounds;
 pub mod cluster;
 pub mod outcome;
 pub mod scale;
+pub mod scaled_object;
 
 pub use bounds::{Bounds, Scaler};
 pub use outcome::{Finding, Outcome};

@@ -1,0 +1,283 @@
+//! What is wrong with a `ScaledObject` that scales a `VLLMCluster`.
+//!
+//! Architecture invariant: each clause is a function of one object and of what is known, and appends violations;
+//! only [`check`] knows that there was an object before.
+
+use std::collections::HashMap;
+
+use crate::api::names::{KIND, MAX_REPLICAS, PAUSED, PAUSED_REPLICAS};
+use crate::policy::{Bounds, Finding, Outcome, Scaler};
+
+use super::triggers::judge_triggers;
+use super::view::{Fallback, Spec};
+use super::{Cluster, Known, ScaledObject, TRANSFER_HPA, Write};
+
+/// Longest label value, and longest name of an HPA that KEDA accepts.
+const MAX_LABEL: usize = 63;
+/// What KEDA takes for an absent `maxReplicaCount`.
+const KEDA_MAX: i32 = 100;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Violation {
+    /// JSON path of the field; of a trigger's field, below the trigger.
+    field: String,
+    /// Which trigger.
+    trigger: Option<usize>,
+    /// The sentence.
+    message: String,
+    /// Whether it rests on another ScaledObject.
+    rests_on_scaler: bool,
+}
+
+impl Violation {
+    /// Of a field of the object.
+    pub(super) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), trigger: None, message: message.into(), rests_on_scaler: false }
+    }
+
+    /// Of a field of a trigger, such as `metadata.query`.
+    pub(super) fn of_trigger(index: usize, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { trigger: Some(index), ..Self::new(field, message) }
+    }
+
+    /// What makes it the same as an older object's. A trigger may have moved in the list.
+    fn into_fault(self) -> (bool, String, String) {
+        (self.trigger.is_some(), self.field, self.message)
+    }
+
+    fn into_finding(self) -> Finding {
+        let Self { field, trigger, message, rests_on_scaler } = self;
+        let field = match trigger {
+            Some(index) => format!("spec.triggers[{index}].{field}"),
+            None => field,
+        };
+        if rests_on_scaler { Finding::of_scaler(field, message) } else { Finding::new(field, message) }
+    }
+}
+
+/// All that is wrong with an object, and all that its writer should know.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    pub(super) violations: Vec<Violation>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Judges what will be stored.
+pub fn check(write: &Write<'_>) -> Outcome {
+    let Some(name) = write.concerns() else { return Outcome::default() };
+    // Each older violation excuses one: a second trigger with the same fault is new.
+    let mut excuses: HashMap<_, usize> = HashMap::new();
+    let older = write.predecessor().map_or_else(Vec::new, |old| judge(name, old, write.known).violations);
+    for violation in older {
+        *excuses.entry(violation.into_fault()).or_default() += 1;
+    }
+    let judged = judge(name, write.new, write.known);
+    let mut outcome = Outcome { warnings: judged.warnings, ..Outcome::default() };
+    for violation in judged.violations {
+        let finding = violation.clone().into_finding();
+        match excuses.get_mut(&violation.into_fault()).filter(|left| **left > 0) {
+            Some(left) => {
+                *left -= 1;
+                outcome.warnings.push(format!("{}: {}", finding.field, finding.message));
+            }
+            None => outcome.refusals.push(finding),
+        }
+    }
+    outcome
+}
+
+fn judge(cluster: &str, object: &ScaledObject, known: Known<'_>) -> Judged {
+    let mut judged = Judged::default();
+    let spec = &object.spec;
+    judge_names(object, &mut judged);
+    judge_range(cluster, spec, known.cluster, &mut judged);
+    let bounds = known.cluster.map_or_else(Bounds::default, |cluster| cluster.bounds);
+    judge_fallback(cluster, spec, bounds, &mut judged);
+    judge_pause(cluster, object, bounds, &mut judged);
+    judge_modifiers(spec, &mut judged);
+    judge_rivals(cluster, object, known, &mut judged);
+    judge_triggers(cluster, spec, known.cluster, &mut judged);
+    if known.cluster.is_none() {
+        judged.warnings.push(format!(
+            "spec.scaleTargetRef.name: there is no {KIND} {cluster:?} in this namespace; KEDA scales nothing until it exists"
+        ));
+    }
+    judged
+}
+
+fn judge_names(object: &ScaledObject, judged: &mut Judged) {
+    let name = &object.name;
+    if name.len() > MAX_LABEL {
+        judged.violations.push(Violation::new(
+            "metadata.name",
+            format!(
+                "{name:?} has {} characters; use at most {MAX_LABEL}, because KEDA labels the HPA with the name",
+                name.len()
+            ),
+        ));
+    } else if let Some(hpa) = &object.spec.hpa_name {
+        if hpa.len() > MAX_LABEL {
+            judged.violations.push(Violation::new(
+                "spec.advanced.horizontalPodAutoscalerConfig.name",
+                format!("{hpa:?} has {} characters; use at most {MAX_LABEL}", hpa.len()),
+            ));
+        }
+    } else if format!("keda-hpa-{name}").len() > MAX_LABEL {
+        judged.violations.push(Violation::new(
+            "metadata.name",
+            format!(
+                "{name:?} has {} characters, and the HPA's name keda-hpa-{name} more than {MAX_LABEL}; use at most {}, or set spec.advanced.horizontalPodAutoscalerConfig.name to a shorter name",
+                name.len(),
+                MAX_LABEL - "keda-hpa-".len()
+            ),
+        ));
+    }
+}
+
+fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut Judged) {
+    let bounds = cluster.map_or_else(Bounds::default, |cluster| cluster.bounds);
+    let lowest = bounds.lower();
+    let zero =
+        "a VLLMCluster keeps at least 1 replica, and KEDA would try to scale it to 0 again at every poll";
+    match spec.min {
+        None => judged.violations.push(Violation::new(
+            "spec.minReplicaCount",
+            format!("is absent, which means 0 to KEDA: {zero}; use {lowest} or more"),
+        )),
+        Some(min) if min < 1 => judged.violations.push(Violation::new(
+            "spec.minReplicaCount",
+            format!("{min} is below the minimum 1: {zero}; use {lowest} or more"),
+        )),
+        Some(_) => {}
+    }
+    if let Some(idle) = spec.idle {
+        judged.violations.push(Violation::new(
+            "spec.idleReplicaCount",
+            format!(
+                "{idle} cannot be reached: KEDA takes nothing but 0, and a {KIND} keeps at least 1 replica; remove idleReplicaCount, minReplicaCount is what an idle cluster keeps"
+            ),
+        ));
+    }
+    let scaler = Scaler { name: String::new(), min: spec.min, max: spec.max, paused: false };
+    let (lower, upper) = (scaler.lower(), scaler.upper());
+    if lower > upper {
+        judged.violations.push(match spec.max {
+            Some(max) if max < 1 => Violation::new(
+                "spec.maxReplicaCount",
+                format!("{max} is below the minimum 1; use {lower} or more"),
+            ),
+            Some(max) => Violation::new(
+                "spec.minReplicaCount",
+                format!("{lower} is above maxReplicaCount {max}; use {max} or less, or raise maxReplicaCount"),
+            ),
+            None => Violation::new(
+                "spec.minReplicaCount",
+                format!(
+                    "{lower} is above {KEDA_MAX}, which KEDA takes for an absent maxReplicaCount; state a maxReplicaCount of {lower} or more"
+                ),
+            ),
+        });
+    } else if let Some(Cluster { bounds, .. }) = cluster.filter(|cluster| cluster.bounds.consistent()) {
+        let (lowest, highest) = (bounds.lower(), bounds.upper());
+        match scaler.within(bounds) {
+            None => judged.violations.push(Violation::new(
+                if upper < lowest { "spec.maxReplicaCount" } else { "spec.minReplicaCount" },
+                format!(
+                    "the range {lower} to {upper} has no count in common with the bounds {lowest} to {highest} of {KIND} {name:?}; choose a range that overlaps {lowest} to {highest}, or change spec.minReplicas and spec.maxReplicas of the {KIND} first"
+                ),
+            )),
+            Some((low, high)) if (low, high) != (lower, upper) => judged.warnings.push(format!(
+                "spec.minReplicaCount: the range {lower} to {upper} is wider than the bounds {lowest} to {highest} of {KIND} {name:?}, which leave {low} to {high} of it"
+            )),
+            Some(_) => {}
+        }
+    }
+}
+
+fn judge_fallback(cluster: &str, spec: &Spec, bounds: Bounds, judged: &mut Judged) {
+    let Some(Fallback { replicas, behavior }) = &spec.fallback else { return };
+    // With these behaviours KEDA never reads the count.
+    let counts = !matches!(behavior.as_deref(), Some("currentReplicas" | "scalingModifiers"));
+    if let Some(finding) = replicas.filter(|_| counts).and_then(|count| bounds.violation(cluster, count)) {
+        judged.violations.push(Violation::new("spec.fallback.replicas", finding.message));
+    }
+    let has_formula = spec.modifiers.as_ref().is_some_and(|modifiers| modifiers.formula.is_some());
+    if behavior.as_deref() == Some("scalingModifiers") && !has_formula {
+        judged.violations.push(Violation::new(
+            "spec.fallback.behavior",
+            "scalingModifiers needs spec.advanced.scalingModifiers.formula; state the formula, or use another behavior such as static",
+        ));
+    }
+    let only_resources =
+        !spec.triggers.is_empty() && spec.triggers.iter().all(super::view::Trigger::is_resource);
+    if spec.modifiers.is_none() && only_resources {
+        judged.violations.push(Violation::new(
+            "spec.fallback",
+            "cpu and memory triggers have no fallback in KEDA, and there is no other trigger; add another trigger, or remove the fallback",
+        ));
+    }
+}
+
+fn judge_pause(cluster: &str, object: &ScaledObject, bounds: Bounds, judged: &mut Judged) {
+    let Some(text) = object.annotations.get(PAUSED_REPLICAS) else { return };
+    let message = match text.parse() {
+        Ok(count) => match bounds.violation(cluster, count) {
+            Some(finding) => finding.message,
+            None => return,
+        },
+        Err(_) => format!(
+            "{text:?} is no whole number; state the count to keep, from {} to {}, or annotate {PAUSED}: \"true\" instead to keep the count as it is",
+            bounds.lower(),
+            bounds.upper().min(MAX_REPLICAS)
+        ),
+    };
+    judged.violations.push(Violation::new(format!("metadata.annotations[{PAUSED_REPLICAS}]"), message));
+}
+
+fn judge_modifiers(spec: &Spec, judged: &mut Judged) {
+    let Some(modifiers) = &spec.modifiers else { return };
+    let mut wrong = |field: &str, message: String| {
+        judged.violations.push(Violation::new(format!("spec.advanced.scalingModifiers.{field}"), message));
+    };
+    if modifiers.formula.is_none() {
+        wrong(
+            "formula",
+            "is missing; state how the triggers make one number, or remove scalingModifiers".into(),
+        );
+    }
+    match &modifiers.target {
+        None if modifiers.formula.is_none() => {}
+        None => {
+            wrong("target", "is missing; state the value of the formula that one replica is to bear".into())
+        }
+        Some(target) if target.parse::<f64>().is_ok_and(|target| target > 0.0) => {}
+        Some(target) => wrong("target", format!("{target:?} is no number above 0; use one such as 5")),
+    }
+}
+
+/// Whoever else decides on the same count.
+fn judge_rivals(cluster: &str, object: &ScaledObject, known: Known<'_>, judged: &mut Judged) {
+    for Scaler { name: other, .. } in known.scalers {
+        judged.violations.push(Violation {
+            rests_on_scaler: true,
+            ..Violation::new(
+                "spec.scaleTargetRef.name",
+                format!(
+                    "{KIND} {cluster:?} is already scaled by ScaledObject {other:?}; move the triggers there, or delete it first: kubectl delete scaledobject {other}"
+                ),
+            )
+        });
+    }
+    let transfers = object.annotations.get(TRANSFER_HPA).is_some_and(|value| value == "true");
+    for hpa in known.hpas {
+        if !(transfers && object.spec.hpa_name.as_ref() == Some(hpa)) {
+            judged.violations.push(Violation::new(
+                "spec.scaleTargetRef.name",
+                format!(
+                    "{KIND} {cluster:?} is already scaled by HorizontalPodAutoscaler {hpa:?}; delete it first, or let KEDA take it over: annotate this ScaledObject {TRANSFER_HPA}: \"true\" and set spec.advanced.horizontalPodAutoscalerConfig.name to {hpa:?}"
+                ),
+            ));
+        }
+    }
+}

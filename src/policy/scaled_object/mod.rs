@@ -1,0 +1,85 @@
+//! Writes to a `ScaledObject` that points at a `VLLMCluster`: what is filled in, which older forms are brought up
+//! to date, and what is refused because KEDA, the HPA and the cluster would disagree about it.
+//!
+//! Read [`view`] for what is read of the object, [`default()`] for what is changed, [`check()`] for what is judged;
+//! `triggers` judges one trigger and `values` one value of its metadata, `metrics` knows vLLM's metrics.
+//!
+//! Whatever KEDA 2.21's own webhook refuses is refused here too, because that webhook fails open and names one
+//! reason at a time. Left to it, since this policy cannot know better:
+//! - whether a `scalingModifiers.formula` compiles and names existing triggers: it is a program in KEDA's own
+//!   expression language;
+//! - two ScaledObjects that claim one HPA name for different targets: only those of the same cluster are known here;
+//! - its two warnings that `pollingInterval` and `cooldownPeriod` have no effect;
+//! - negative `fallback.failureThreshold` and unknown enum values, which KEDA's schema refuses before any webhook
+//!   that validates is called.
+//!
+//! Only what a write changed may refuse it: a violation that the old object had too, word for word, in the world as
+//! it is now, becomes a warning. A write that changes nothing of what is read gets no answer at all.
+//!
+//! Architecture invariant: as in all of [`super`], plain functions; patches are returned, never applied.
+
+mod check;
+mod default;
+mod metrics;
+mod triggers;
+mod values;
+pub mod view;
+
+use super::{Bounds, Scaler};
+
+pub use check::check;
+pub use default::default;
+pub use view::ScaledObject;
+
+/// Set to `"false"` on a `ScaledObject`, it leaves triggers of an older form as they are; they are refused then.
+pub const REWRITE_TRIGGERS: &str = "training.distributed-inference.io/rewrite-triggers";
+/// Set to `"true"` on a `ScaledObject`, KEDA takes over the HPA that the object names.
+pub const TRANSFER_HPA: &str = "scaledobject.keda.sh/transfer-hpa-ownership";
+
+/// What is known of the target `VLLMCluster`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its bounds.
+    pub bounds: Bounds,
+    /// Whether its pods will request cpu: by requests, limits, a `LimitRange`, or at pod level.
+    pub cpu_request: bool,
+    /// Whether its pods will request memory, likewise.
+    pub memory_request: bool,
+}
+
+/// What is known around the ScaledObject.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'a> {
+    /// The target; `None` where it does not exist (yet).
+    pub cluster: Option<Cluster>,
+    /// Other ScaledObjects that are attached to the same cluster.
+    pub scalers: &'a [Scaler],
+    /// Names of HPAs that point at the cluster and that no ScaledObject controls, without those whose annotation
+    /// `validations.keda.sh/hpa-ownership: "false"` excuses them.
+    pub hpas: &'a [String],
+}
+
+/// One write of a `ScaledObject`.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// The object that the write states.
+    pub new: &'a ScaledObject,
+    /// The object before the write; `None` on creation.
+    pub old: Option<&'a ScaledObject>,
+    /// What is known around it.
+    pub known: Known<'a>,
+}
+
+impl<'a> Write<'a> {
+    /// The cluster's name, where there is anything to say about this write.
+    fn concerns(&self) -> Option<&'a str> {
+        let cluster = self.new.targets_cluster()?;
+        let unchanged = self.old.is_some_and(|old| old.reads_like(self.new));
+        (!self.new.deleting && !unchanged).then_some(cluster)
+    }
+
+    /// The old object, where its violations excuse the new one's: it was already attached to this cluster.
+    fn predecessor(&self) -> Option<&'a ScaledObject> {
+        self.old.filter(|old| old.targets_cluster() == self.new.targets_cluster())
+    }
+}

@@ -1,0 +1,327 @@
+//! What is wrong with the triggers.
+//!
+//! One trigger that KEDA cannot build leaves the whole ScaledObject without an HPA, so every fault refuses that is
+//! certain before KEDA tries.
+//!
+//! Architecture invariant: a trigger is judged by its type's table of metadata; how a value must read stands in
+//! `values`.
+
+use std::collections::BTreeSet;
+
+use crate::api::names::KIND;
+
+use super::Cluster;
+use super::check::{Judged, Violation};
+use super::default::RESOURCE_TYPES;
+use super::metrics;
+use super::values::{Form, one_slip};
+use super::view::{Spec, Trigger};
+
+/// The triggers of KEDA 2.21, as `pkg/scaling/scalers_builder.go` lists them.
+const KNOWN: [&str; 80] = [
+    "activemq",
+    "apache-kafka",
+    "arangodb",
+    "artemis-queue",
+    "aws-cloudwatch",
+    "aws-dynamodb",
+    "aws-dynamodb-streams",
+    "aws-kinesis-stream",
+    "aws-sqs-queue",
+    "azure-app-insights",
+    "azure-blob",
+    "azure-cosmosdb",
+    "azure-data-explorer",
+    "azure-eventhub",
+    "azure-log-analytics",
+    "azure-monitor",
+    "azure-pipelines",
+    "azure-queue",
+    "azure-servicebus",
+    "beanstalkd",
+    "cassandra",
+    "clickhouse",
+    "couchdb",
+    "cpu",
+    "cron",
+    "datadog",
+    "dynatrace",
+    "elastic-forecast",
+    "elasticsearch",
+    "etcd",
+    "external",
+    "external-mock",
+    "external-push",
+    "forgejo-runner",
+    "gcp-cloudtasks",
+    "gcp-pubsub",
+    "gcp-spanner",
+    "gcp-stackdriver",
+    "gcp-storage",
+    "github-runner",
+    "graphite",
+    "huawei-cloudeye",
+    "ibmmq",
+    "influxdb",
+    "kafka",
+    "kubernetes-resource",
+    "kubernetes-workload",
+    "liiklus",
+    "loki",
+    "memory",
+    "metrics-api",
+    "mongodb",
+    "mssql",
+    "mysql",
+    "nats-jetstream",
+    "new-relic",
+    "nsq",
+    "opensearch",
+    "openstack-metric",
+    "openstack-swift",
+    "postgresql",
+    "predictkube",
+    "prometheus",
+    "pulsar",
+    "rabbitmq",
+    "redis",
+    "redis-cluster",
+    "redis-cluster-streams",
+    "redis-sentinel",
+    "redis-sentinel-streams",
+    "redis-streams",
+    "selenium-grid",
+    "solace-direct-messaging",
+    "solace-event-queue",
+    "solarwinds",
+    "solr",
+    "splunk",
+    "splunk-observability",
+    "sumologic",
+    "temporal",
+];
+
+/// One key of a trigger's metadata.
+struct Key {
+    name: &'static str,
+    required: bool,
+    form: Form,
+}
+
+const fn required(name: &'static str, form: Form) -> Key {
+    Key { name, required: true, form }
+}
+
+const fn optional(name: &'static str, form: Form) -> Key {
+    Key { name, required: false, form }
+}
+
+const PROMETHEUS: [Key; 9] = [
+    required("serverAddress", Form::Url),
+    required("query", Form::Text),
+    required("threshold", Form::Threshold),
+    optional("activationThreshold", Form::Number),
+    optional("ignoreNullValues", Form::Bool),
+    optional("unsafeSsl", Form::Bool),
+    optional("timeout", Form::Duration),
+    optional("customHeaders", Form::Pairs),
+    optional("queryParameters", Form::Pairs),
+];
+
+const METRICS_API: [Key; 9] = [
+    required("url", Form::Url),
+    required("valueLocation", Form::Text),
+    required("targetValue", Form::Threshold),
+    optional("activationTargetValue", Form::Number),
+    optional("unsafeSsl", Form::Bool),
+    optional("aggregateFromKubeServiceEndpoints", Form::Bool),
+    optional("timeout", Form::Duration),
+    optional("format", Form::OneOf(&["json", "prometheus", "xml", "yaml"])),
+    optional("aggregationType", Form::OneOf(&["average", "sum", "max", "min"])),
+];
+
+/// Judges all triggers, each by itself and against each other.
+pub(super) fn judge_triggers(cluster: &str, spec: &Spec, known: Option<Cluster>, judged: &mut Judged) {
+    if spec.triggers.is_empty() {
+        judged.violations.push(Violation::new(
+            "spec.triggers",
+            "there is none, and KEDA scales nothing; add one, such as a prometheus trigger on vllm:num_requests_waiting",
+        ));
+    }
+    let mut names = BTreeSet::new();
+    for (index, trigger) in spec.triggers.iter().enumerate() {
+        judge_name(index, trigger, &mut names, judged);
+        if trigger.use_cached_metrics && matches!(trigger.type_.as_str(), "cpu" | "memory" | "cron") {
+            judged.violations.push(Violation::of_trigger(
+                index,
+                "useCachedMetrics",
+                format!("KEDA caches no metrics of a {} trigger; remove useCachedMetrics", trigger.type_),
+            ));
+        }
+        match trigger.type_.as_str() {
+            "prometheus" => {
+                judge_external(index, trigger, &PROMETHEUS, spec.modifiers.is_some(), judged);
+                judge_prometheus(index, trigger, judged);
+            }
+            "metrics-api" => {
+                judge_external(index, trigger, &METRICS_API, spec.modifiers.is_some(), judged);
+            }
+            "cpu" => judge_resource(index, trigger, cluster, known.map(|known| known.cpu_request), judged),
+            "memory" => {
+                judge_resource(index, trigger, cluster, known.map(|known| known.memory_request), judged)
+            }
+            other => judge_type(index, other, judged),
+        }
+    }
+}
+
+fn judge_name<'a>(index: usize, trigger: &'a Trigger, seen: &mut BTreeSet<&'a str>, judged: &mut Judged) {
+    let Some(name) = trigger.name.as_deref() else { return };
+    if !seen.insert(name) {
+        judged.violations.push(Violation::of_trigger(
+            index,
+            "name",
+            format!("{name:?} is the name of an earlier trigger too; use each name once"),
+        ));
+    }
+}
+
+fn judge_type(index: usize, type_: &str, judged: &mut Judged) {
+    if KNOWN.contains(&type_) {
+        return;
+    }
+    let lower = type_.to_lowercase();
+    let meant = KNOWN.iter().find(|known| **known == lower || one_slip(known, &lower));
+    if type_ == "http" {
+        judged.violations.push(Violation::of_trigger(
+            index,
+            "type",
+            "KEDA has no trigger \"http\", and a ScaledObject with such a trigger scales nothing at all; use a prometheus trigger with a query on vllm:num_requests_waiting, the requests that wait for a server",
+        ));
+    } else if let Some(meant) = meant {
+        judged.violations.push(Violation::of_trigger(
+            index,
+            "type",
+            format!(
+                "KEDA has no trigger {type_:?}, and a ScaledObject with such a trigger scales nothing at all; use {meant:?}"
+            ),
+        ));
+    } else {
+        judged.warnings.push(format!(
+            "spec.triggers[{index}].type: KEDA 2.21 has no trigger {type_:?}; unless yours has it, the ScaledObject scales nothing at all"
+        ));
+    }
+}
+
+/// A trigger whose metric the HPA asks KEDA for.
+fn judge_external(index: usize, trigger: &Trigger, keys: &[Key], composite: bool, judged: &mut Judged) {
+    for Key { name, required, form } in keys {
+        // Of a metric that only feeds a formula, the HPA never sees the threshold; metrics-api may leave it out.
+        let feeds = composite && *form == Form::Threshold;
+        let form = if feeds { Form::Number } else { *form };
+        let message = match trigger.value(name) {
+            Some(value) => form.complaint(value),
+            None if *required && !(feeds && trigger.type_ == "metrics-api") => {
+                Some(format!("is missing; state {}", form.example()))
+            }
+            None => None,
+        };
+        if let Some(message) = message {
+            judged.violations.push(Violation::of_trigger(index, format!("metadata.{name}"), message));
+        }
+    }
+    if let Some(metric_type) = trigger.metric_type.as_deref()
+        && !matches!(metric_type, "AverageValue" | "Value")
+    {
+        judged.violations.push(Violation::of_trigger(
+            index,
+            "metricType",
+            format!(
+                "{metric_type:?} is nothing a {} trigger can aim at; use AverageValue or Value, or leave it out for AverageValue",
+                trigger.type_
+            ),
+        ));
+    }
+}
+
+fn judge_prometheus(index: usize, trigger: &Trigger, judged: &mut Judged) {
+    if trigger.metadata.contains_key("metricName") {
+        judged.violations.push(Violation::of_trigger(
+            index,
+            "metadata.metricName",
+            "is an older form that KEDA ignores; remove it",
+        ));
+    }
+    for complaint in trigger.value("query").map(metrics::complaints).unwrap_or_default() {
+        judged.warnings.push(format!("spec.triggers[{index}].metadata.query: {complaint}"));
+    }
+}
+
+/// A trigger that the HPA measures by itself, against what the pods request.
+fn judge_resource(
+    index: usize,
+    trigger: &Trigger,
+    cluster: &str,
+    has_request: Option<bool>,
+    judged: &mut Judged,
+) {
+    let type_ = &trigger.type_;
+    let mut wrong = |field: &str, message: String| {
+        judged.violations.push(Violation::of_trigger(index, field, message));
+    };
+    let (older, current) = (trigger.value("type"), trigger.metric_type.as_deref());
+    match (older, current) {
+        (Some(older), None) if RESOURCE_TYPES.contains(&older) => wrong(
+            "metadata.type",
+            format!(
+                "is an older form that KEDA refuses; remove it and set metricType: {older} beside type: {type_}"
+            ),
+        ),
+        (Some(older), None) => wrong(
+            "metadata.type",
+            format!(
+                "{older:?} is an older form that KEDA refuses; remove it and set metricType to Utilization or AverageValue beside type: {type_}"
+            ),
+        ),
+        (Some(older), Some(current)) => wrong(
+            "metadata.type",
+            format!(
+                "{older:?} is an older form that KEDA refuses, and metricType says {current:?}; remove metadata.type"
+            ),
+        ),
+        (None, None) => wrong(
+            "metricType",
+            format!("is missing; set it to Utilization or AverageValue beside type: {type_}"),
+        ),
+        (None, Some(_)) => {}
+    }
+    if let Some(current) = current.filter(|current| !RESOURCE_TYPES.contains(current)) {
+        wrong(
+            "metricType",
+            format!("{current:?} is nothing a {type_} trigger can aim at; use Utilization or AverageValue"),
+        );
+    }
+    let form = match current.or(older) {
+        Some("AverageValue") => Form::Quantity,
+        _ => Form::Percentage,
+    };
+    let message = match trigger.value("value") {
+        None => Some(format!("is missing; state {}", form.example())),
+        // Without a type, it is unknown how the value is to be read.
+        Some(value) if current.or(older).is_some_and(|type_| RESOURCE_TYPES.contains(&type_)) => {
+            form.complaint(value)
+        }
+        Some(_) => None,
+    };
+    if let Some(message) = message {
+        wrong("metadata.value", message);
+    }
+    if has_request == Some(false) {
+        wrong(
+            "type",
+            format!(
+                "the pods of {KIND} {cluster:?} request no {type_}, and the HPA measures {type_} against the request; set resources.requests.{type_} there first, or use another trigger"
+            ),
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! How the values of a trigger's metadata must read, so that KEDA can read them.
+//!
+//! Architecture invariant: one text in, one sentence out. Which key must have which form is not known here.
+
+/// What a value must be. KEDA reads numbers as JSON and booleans and durations as Go does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Anything.
+    Text,
+    /// `http://` or `https://`, with a host.
+    Url,
+    /// Any number.
+    Number,
+    /// A number that an HPA can aim at: KEDA rounds it to thousandths, and 0 is refused.
+    Threshold,
+    /// `true` or `false`.
+    Bool,
+    /// `30s`, or whole milliseconds.
+    Duration,
+    /// `key=value`, separated by commas.
+    Pairs,
+    /// A percentage as a whole number.
+    Percentage,
+    /// A Kubernetes quantity above 0.
+    Quantity,
+    /// One of these.
+    OneOf(&'static [&'static str]),
+}
+
+impl Form {
+    /// What is wrong with a value, if anything, and what it should be.
+    pub(super) fn complaint(self, value: &str) -> Option<String> {
+        let (right, what) = match self {
+            Self::Text => return None,
+            Self::Url => (is_url(value), "no URL"),
+            Self::Number => (number(value).is_some(), "no number"),
+            Self::Threshold => match number(value) {
+                Some(number) => {
+                    (format!("{number:.3}").parse().is_ok_and(|number: f64| number > 0.0), "not above 0")
+                }
+                None => (false, "no number"),
+            },
+            Self::Bool => (is_bool(value), "neither true nor false"),
+            Self::Duration => (is_duration(value), "no duration"),
+            Self::Pairs => {
+                (value.split(',').all(|pair| pair.split('=').count() == 2), "no list of key=value")
+            }
+            Self::Percentage => (value.parse::<i32>().is_ok_and(|value| value > 0), "no percentage above 0"),
+            Self::Quantity => (is_positive_quantity(value), "no quantity above 0"),
+            Self::OneOf(values) => (values.contains(&value), "unknown to KEDA"),
+        };
+        (!right).then(|| format!("{value:?} is {what}; use {}", self.example()))
+    }
+
+    /// What to write, after "use".
+    pub(super) fn example(self) -> String {
+        match self {
+            Self::Text => "a text".into(),
+            Self::Url => "an address such as http://prometheus.monitoring.svc:9090".into(),
+            Self::Number => "a number such as 5 or 0.5".into(),
+            Self::Threshold => "a number of at least 0.001, such as 5 or 0.5".into(),
+            Self::Bool => "\"true\" or \"false\"".into(),
+            Self::Duration => "a duration such as 30s, or whole milliseconds".into(),
+            Self::Pairs => "key=value, separated by commas".into(),
+            Self::Percentage => "a whole number without a sign, such as 80 for 80 %".into(),
+            Self::Quantity => "a quantity such as 500m or 2Gi".into(),
+            Self::OneOf(values) => values.join(", "),
+        }
+    }
+}
+
+fn number(value: &str) -> Option<f64> {
+    serde_json::from_str(value).ok()
+}
+
+fn is_bool(value: &str) -> bool {
+    matches!(
+        value,
+        "1" | "t" | "T" | "true" | "TRUE" | "True" | "0" | "f" | "F" | "false" | "FALSE" | "False"
+    )
+}
+
+fn is_url(value: &str) -> bool {
+    let Some((scheme, rest)) = value.split_once("://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (host, port) = match host_port.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, port)) => (host, port.strip_prefix(':').or(Some("no port"))),
+        None => host_port.split_once(':').map_or((host_port, None), |(host, port)| (host, Some(port))),
+    };
+    let scheme = scheme.to_ascii_lowercase();
+    (scheme == "http" || scheme == "https")
+        && !host.is_empty()
+        && !value.contains(char::is_whitespace)
+        && port.is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok())
+}
+
+/// Go's `time.ParseDuration`, not negative, or a count of milliseconds.
+fn is_duration(value: &str) -> bool {
+    let value = value.strip_prefix('+').unwrap_or(value);
+    if value.parse::<i64>().is_ok_and(|milliseconds| milliseconds >= 0) {
+        return true;
+    }
+    let mut rest = value;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+        if !is_decimal(&rest[..digits]) {
+            return false;
+        }
+        rest = &rest[digits..];
+        // The longer units first: "ms" begins like "m".
+        let units = ["ns", "us", "µs", "μs", "ms", "s", "m", "h"];
+        let Some(after) = units.iter().find_map(|unit| rest.strip_prefix(unit)) else { return false };
+        rest = after;
+    }
+    !value.is_empty()
+}
+
+/// Digits with at most one point, without a sign.
+fn is_decimal(text: &str) -> bool {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    !(whole.is_empty() && fraction.is_empty())
+        && whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit())
+}
+
+/// A Kubernetes quantity: a decimal, and a suffix or an exponent.
+fn is_positive_quantity(value: &str) -> bool {
+    let value = value.strip_prefix('+').unwrap_or(value);
+    let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+    let (decimal, suffix) = value.split_at(digits);
+    let known = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|exponent| exponent.parse::<i32>().is_ok());
+    is_decimal(decimal)
+        && decimal.contains(|c: char| ('1'..='9').contains(&c))
+        && (known.contains(&suffix) || exponent)
+}
+
+/// Whether `a` and `b` differ by one character too many, too few or other, or by two neighbours swapped.
+pub(super) fn one_slip(a: &str, b: &str) -> bool {
+    let (mut a, mut b): (Vec<_>, Vec<_>) = (a.chars().collect(), b.chars().collect());
+    let common = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    a.drain(..common);
+    b.drain(..common);
+    while !a.is_empty() && a.last() == b.last() {
+        a.pop();
+        b.pop();
+    }
+    match (&a[..], &b[..]) {
+        ([], [_]) | ([_], [] | [_]) => true,
+        ([a, b], [c, d]) => a == d && b == c,
+        _ => false,
+    }
+}

@@ -1,0 +1,263 @@
+//! What the policy reads of a `ScaledObject`.
+//!
+//! Architecture invariant: shapes only. Unknown fields are ignored, null is absent, a wrong type is an error of
+//! serde's, which leaves the object to KEDA's schema.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::api::names::{GROUP, KIND, PAUSED, PAUSED_REPLICAS};
+
+use super::{REWRITE_TRIGGERS, TRANSFER_HPA};
+
+/// The annotations that the policy reads.
+const ANNOTATIONS: [&str; 4] = [PAUSED, PAUSED_REPLICAS, REWRITE_TRIGGERS, TRANSFER_HPA];
+
+/// A `ScaledObject`, as far as the policy reads it.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(from = "raw::Object")]
+pub struct ScaledObject {
+    /// `metadata.name`; empty while `generateName` has not given it one.
+    pub name: String,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// Whether it has a deletion timestamp.
+    pub deleting: bool,
+    /// The spec.
+    pub spec: Spec,
+}
+
+/// A `ScaledObject`'s spec.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(from = "raw::Spec")]
+pub struct Spec {
+    /// `scaleTargetRef`.
+    pub target: Target,
+    /// `minReplicaCount`; absent, KEDA takes 0.
+    pub min: Option<i32>,
+    /// `maxReplicaCount`; absent, KEDA takes 100.
+    pub max: Option<i32>,
+    /// `idleReplicaCount`.
+    pub idle: Option<i32>,
+    /// `fallback`.
+    pub fallback: Option<Fallback>,
+    /// `triggers`.
+    pub triggers: Vec<Trigger>,
+    /// `advanced.horizontalPodAutoscalerConfig.name`; never empty.
+    pub hpa_name: Option<String>,
+    /// `advanced.scalingModifiers`, where any of its fields is set.
+    pub modifiers: Option<Modifiers>,
+}
+
+/// `spec.scaleTargetRef`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// Absent: `apps/v1`.
+    pub api_version: Option<String>,
+    /// Absent: `Deployment`.
+    pub kind: Option<String>,
+    /// The target's name.
+    pub name: Option<String>,
+}
+
+/// `spec.fallback`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub struct Fallback {
+    /// The count to fall back to.
+    pub replicas: Option<i32>,
+    /// Absent: `static`.
+    pub behavior: Option<String>,
+}
+
+/// `spec.advanced.scalingModifiers`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Modifiers {
+    /// The expression over the triggers' names.
+    pub formula: Option<String>,
+    /// The target value of its result.
+    pub target: Option<String>,
+    /// The value of its result from which the target is active.
+    pub activation_target: Option<String>,
+    /// `AverageValue` or `Value`.
+    pub metric_type: Option<String>,
+}
+
+/// One of `spec.triggers`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(from = "raw::Trigger")]
+pub struct Trigger {
+    /// `type`.
+    pub type_: String,
+    /// `name`; never empty.
+    pub name: Option<String>,
+    /// `metadata`.
+    pub metadata: BTreeMap<String, String>,
+    /// `metricType`; never empty.
+    pub metric_type: Option<String>,
+    /// `useCachedMetrics`.
+    pub use_cached_metrics: bool,
+    /// Whether there is an `authenticationRef`.
+    pub has_authentication: bool,
+}
+
+impl ScaledObject {
+    /// The name of the `VLLMCluster` that it names as its target, by any version of our group.
+    pub fn targets_cluster(&self) -> Option<&str> {
+        let Target { api_version, kind, name } = &self.spec.target;
+        let (group, _) = api_version.as_deref()?.split_once('/')?;
+        let name = name.as_deref().filter(|name| !name.is_empty())?;
+        (group == GROUP && kind.as_deref() == Some(KIND)).then_some(name)
+    }
+
+    /// Whether all that the policy reads is the same in `other`.
+    pub(super) fn reads_like(&self, other: &Self) -> bool {
+        self.spec == other.spec
+            && ANNOTATIONS.iter().all(|&key| self.annotations.get(key) == other.annotations.get(key))
+    }
+
+    /// Whether triggers of an older form are brought up to date.
+    pub(super) fn rewrites(&self) -> bool {
+        self.annotations.get(REWRITE_TRIGGERS).is_none_or(|value| value != "false")
+    }
+}
+
+impl Trigger {
+    /// A value of the metadata as KEDA reads it: trimmed, and absent where nothing is left.
+    pub(super) fn value(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    /// Whether the HPA measures it by itself, as a resource of the pods.
+    pub(super) fn is_resource(&self) -> bool {
+        matches!(self.type_.as_str(), "cpu" | "memory")
+    }
+}
+
+/// The nested shapes as they stand in the JSON.
+mod raw {
+    use serde::de::IgnoredAny;
+
+    use super::{BTreeMap, Deserialize, Deserializer, Fallback, Modifiers, Target};
+
+    #[derive(Deserialize)]
+    pub struct Object {
+        metadata: Option<Metadata>,
+        spec: Option<super::Spec>,
+    }
+
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata {
+        name: Option<String>,
+        #[serde(default, deserialize_with = "strings")]
+        annotations: BTreeMap<String, String>,
+        deletion_timestamp: Option<IgnoredAny>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    pub struct Spec {
+        scale_target_ref: Option<Target>,
+        min_replica_count: Option<i32>,
+        max_replica_count: Option<i32>,
+        idle_replica_count: Option<i32>,
+        fallback: Option<Fallback>,
+        triggers: Option<Vec<super::Trigger>>,
+        advanced: Option<Advanced>,
+    }
+
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Advanced {
+        horizontal_pod_autoscaler_config: Option<HpaConfig>,
+        scaling_modifiers: Option<Modifiers>,
+    }
+
+    #[derive(Deserialize)]
+    struct HpaConfig {
+        name: Option<String>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    pub struct Trigger {
+        r#type: Option<String>,
+        name: Option<String>,
+        #[serde(default, deserialize_with = "strings")]
+        metadata: BTreeMap<String, String>,
+        metric_type: Option<String>,
+        use_cached_metrics: Option<bool>,
+        authentication_ref: Option<IgnoredAny>,
+    }
+
+    /// A map of strings in which null is absent, at both levels.
+    fn strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+        let map = Option::<BTreeMap<String, Option<String>>>::deserialize(deserializer)?;
+        Ok(map.into_iter().flatten().filter_map(|(key, value)| Some((key, value?))).collect())
+    }
+
+    fn filled(text: Option<String>) -> Option<String> {
+        text.filter(|text| !text.is_empty())
+    }
+
+    impl From<Object> for super::ScaledObject {
+        fn from(Object { metadata, spec }: Object) -> Self {
+            let Metadata { name, annotations, deletion_timestamp } = metadata.unwrap_or_default();
+            Self {
+                name: name.unwrap_or_default(),
+                annotations,
+                deleting: deletion_timestamp.is_some(),
+                spec: spec.unwrap_or_default(),
+            }
+        }
+    }
+
+    impl From<Spec> for super::Spec {
+        fn from(raw: Spec) -> Self {
+            let Spec {
+                scale_target_ref,
+                min_replica_count,
+                max_replica_count,
+                idle_replica_count,
+                fallback,
+                triggers,
+                advanced,
+            } = raw;
+            let Advanced { horizontal_pod_autoscaler_config, scaling_modifiers } =
+                advanced.unwrap_or_default();
+            let modifiers = scaling_modifiers.map(|modifiers| Modifiers {
+                formula: filled(modifiers.formula),
+                target: filled(modifiers.target),
+                activation_target: filled(modifiers.activation_target),
+                metric_type: filled(modifiers.metric_type),
+            });
+            Self {
+                target: scale_target_ref.unwrap_or_default(),
+                min: min_replica_count,
+                max: max_replica_count,
+                idle: idle_replica_count,
+                fallback,
+                triggers: triggers.unwrap_or_default(),
+                hpa_name: horizontal_pod_autoscaler_config.and_then(|config| filled(config.name)),
+                modifiers: modifiers.filter(|modifiers| *modifiers != Modifiers::default()),
+            }
+        }
+    }
+
+    impl From<Trigger> for super::Trigger {
+        fn from(raw: Trigger) -> Self {
+            let Trigger { r#type, name, metadata, metric_type, use_cached_metrics, authentication_ref } = raw;
+            Self {
+                type_: r#type.unwrap_or_default(),
+                name: filled(name),
+                metadata,
+                metric_type: filled(metric_type),
+                use_cached_metrics: use_cached_metrics.unwrap_or_default(),
+                has_authentication: authentication_ref.is_some(),
+            }
+        }
+    }
+}
