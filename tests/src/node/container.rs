@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::check::{Action, Target};
@@ -33,6 +34,19 @@ pub struct Process {
     pub ended: CancellationToken,
     log: PathBuf,
     log_from: u64,
+}
+
+/// A container that runs.
+#[derive(Debug)]
+pub struct Run {
+    /// Its process.
+    pub process: Process,
+    /// What is probed.
+    pub target: Target,
+    /// The grace period that it was given, once it has to end.
+    grace: Option<i64>,
+    /// Its probes, and its end; they are over when this is dropped.
+    tasks: JoinSet<()>,
 }
 
 /// Writes `spec` to `file` and starts it with its output in `log`. `report` is called once, with how it ended.
@@ -145,5 +159,23 @@ impl Process {
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<_> = text.lines().collect();
         Ok(lines[lines.len().saturating_sub(MESSAGE_LINES)..].join("\n"))
+    }
+}
+
+impl Run {
+    /// One that has not been told to end.
+    pub fn new(process: Process, target: Target, tasks: JoinSet<()>) -> Self {
+        Self { process, target, grace: None, tasks }
+    }
+
+    /// Ends it within `grace` seconds, or sooner if it was told so before.
+    pub fn stop(&mut self, grace: i64) {
+        if self.grace.is_some_and(|given| given <= grace) {
+            return;
+        }
+        self.grace = Some(grace);
+        let hook = self.target.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+        let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default());
+        self.tasks.spawn(self.process.clone().stop(self.target.clone(), hook.map(Action::of_hook), grace));
     }
 }

@@ -17,8 +17,8 @@ use serde_json::Value;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
-use super::check::{Action, Target};
-use super::container::{self, Process};
+use super::check::Target;
+use super::container::{self, Run};
 use super::decide::{self, Observed, RestartPolicy, State};
 use super::probe::{self, Kind, Verdict};
 use super::recipe::{self, Problem, RETRY};
@@ -49,17 +49,6 @@ enum What {
 enum Slot {
     Init(usize),
     Main(usize),
-}
-
-/// A container that runs.
-#[derive(Debug)]
-struct Run {
-    process: Process,
-    target: Target,
-    /// The grace period that it was given, once it has to end.
-    grace: Option<i64>,
-    /// Its probes, and its end; they are over when this is dropped.
-    tasks: JoinSet<()>,
 }
 
 struct Worker {
@@ -156,7 +145,7 @@ impl Worker {
 
     /// Brings the pod a step further; says when to look again.
     async fn advance(&mut self, now: Timestamp) -> Option<Timestamp> {
-        if let Some(problem) = unsupported(&self.pod) {
+        if let Some(problem) = recipe::unsupported(&self.pod) {
             self.hold_back("Unsupported", &problem, now);
             return None;
         }
@@ -238,7 +227,7 @@ impl Worker {
                 probe::run(&target.container, &target, report).await;
             });
         }
-        self.runs.push((slot, Run { process, target, grace: None, tasks }));
+        self.runs.push((slot, Run::new(process, target, tasks)));
         let observed = self.observed(slot);
         if let State::Terminated(end) = &observed.state {
             observed.last = Some(end.clone());
@@ -403,29 +392,8 @@ impl Worker {
     }
 }
 
-impl Run {
-    /// Ends it within `grace` seconds, or sooner if it was told so before.
-    fn stop(&mut self, grace: i64) {
-        if self.grace.is_some_and(|given| given <= grace) {
-            return;
-        }
-        self.grace = Some(grace);
-        let hook = self.target.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
-        let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default());
-        self.tasks.spawn(self.process.clone().stop(self.target.clone(), hook.map(Action::of_hook), grace));
-    }
-}
-
 /// Whether a write was refused because the pod of that name has another uid.
 fn of_another_pod(error: &Status) -> bool {
     let causes = error.details.iter().flat_map(|details| &details.causes);
     error.code == 409 || causes.into_iter().any(|cause| cause.field == "metadata.uid")
-}
-
-/// What of `pod` this node cannot do and must not leave out silently.
-fn unsupported(pod: &Pod) -> Option<String> {
-    let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let sidecar = inits.clone().find(|init| init.restart_policy.is_some());
-    sidecar
-        .map(|init| format!("this node does not run init containers with a restart policy ({})", init.name))
 }

@@ -54,6 +54,14 @@ impl Problem {
     }
 }
 
+/// What of `pod` this node cannot do and must not leave out silently.
+pub fn unsupported(pod: &Pod) -> Option<String> {
+    let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let sidecar = inits.clone().find(|init| init.restart_policy.is_some());
+    sidecar
+        .map(|init| format!("this node does not run init containers with a restart policy ({})", init.name))
+}
+
 /// What the process of `container` is made from. `again` says that its image was missing before.
 pub async fn spec(
     context: &Context,
