@@ -159,7 +159,8 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
             ),
         ));
     }
-    let scaler = Scaler { name: String::new(), min: spec.min, max: spec.max, paused: false };
+    let scaler =
+        Scaler { name: String::new(), min: spec.min, max: spec.max, paused: false, takes_over: None };
     let (lower, upper) = (scaler.lower(), scaler.upper());
     if lower > upper {
         judged.violations.push(match spec.max {
@@ -249,7 +250,7 @@ fn judge_modifiers(spec: &Spec, judged: &mut Judged) {
     match &modifiers.target {
         None if modifiers.formula.is_none() => {}
         None => {
-            wrong("target", "is missing; state the value of the formula that one replica is to bear".into())
+            wrong("target", "is missing; state the value of the formula that one replica is to bear".into());
         }
         Some(target) if target.parse::<f64>().is_ok_and(|target| target > 0.0) => {}
         Some(target) => wrong("target", format!("{target:?} is no number above 0; use one such as 5")),

@@ -81,3 +81,167 @@ fn add(path: &[&str], value: impl Into<serde_json::Value>) -> PatchOperation {
 fn remove(path: &[&str]) -> PatchOperation {
     PatchOperation::Remove(RemoveOperation { path: PointerBuf::from_tokens(path.iter().copied()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::super::{Bounds, Known, REWRITE_TRIGGERS, ScaledObject, check};
+    use super::*;
+
+    fn object(spec: &Value) -> Value {
+        let mut object = json!({
+            "metadata": {"name": "queue"},
+            "spec": {
+                "scaleTargetRef": {"apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": "a"},
+            },
+        });
+        json_patch::merge(&mut object["spec"], spec);
+        object
+    }
+
+    fn run(object: &Value, cluster: Option<Cluster>) -> Outcome {
+        let new: ScaledObject = serde_json::from_value(object.clone()).unwrap();
+        default(&Write { new: &new, old: None, known: Known { cluster, ..Known::default() } })
+    }
+
+    /// The object as it would be stored, and the warnings.
+    fn stored(object: &Value, cluster: Option<Cluster>) -> (Value, Vec<String>) {
+        let outcome = run(object, cluster);
+        assert!(outcome.refusals.is_empty());
+        let mut stored = object.clone();
+        json_patch::patch(&mut stored, &outcome.edits).unwrap();
+        (stored, outcome.warnings)
+    }
+
+    const fn cluster(min: Option<i32>, max: Option<i32>) -> Cluster {
+        Cluster { bounds: Bounds { min, max }, cpu_request: true, memory_request: true }
+    }
+
+    #[rstest]
+    #[case::of_the_cluster(None, None, Some(cluster(Some(2), Some(10))), json!([2, 10]))]
+    #[case::of_a_cluster_without(None, None, Some(cluster(None, None)), json!([1, null]))]
+    #[case::target_missing(None, None, None, json!([1, null]))]
+    #[case::stated(Some(3), Some(20), Some(cluster(Some(2), Some(10))), json!([3, 20]))]
+    #[case::stated_below(Some(0), None, Some(cluster(Some(2), Some(10))), json!([0, 10]))]
+    #[case::max_below_the_bounds(None, Some(1), Some(cluster(Some(2), Some(10))), json!([1, 1]))]
+    #[case::max_impossible(None, Some(0), Some(cluster(Some(2), Some(10))), json!([1, 0]))]
+    #[case::min_above_the_bounds(Some(11), None, Some(cluster(Some(2), Some(10))), json!([11, null]))]
+    fn ranges(
+        #[case] min: Option<i32>,
+        #[case] max: Option<i32>,
+        #[case] cluster: Option<Cluster>,
+        #[case] range: Value,
+    ) {
+        let mut object = object(&json!({}));
+        object["spec"]["minReplicaCount"] = json!(min);
+        object["spec"]["maxReplicaCount"] = json!(max);
+        let (stored, warnings) = stored(&object, cluster);
+        let spec = &stored["spec"];
+        assert_eq!(json!([spec["minReplicaCount"], spec["maxReplicaCount"]]), range);
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+
+    #[rstest]
+    #[case::cpu(
+        json!({"type": "cpu", "metadata": {"type": "Utilization", "value": "80"}}),
+        json!({"type": "cpu", "metricType": "Utilization", "metadata": {"value": "80"}}),
+        "stored as type: cpu, metricType: Utilization"
+    )]
+    #[case::memory(
+        json!({"type": "memory", "metadata": {"type": " AverageValue", "value": "2Gi"}, "metricType": ""}),
+        json!({"type": "memory", "metricType": "AverageValue", "metadata": {"value": "2Gi"}}),
+        "stored as type: memory, metricType: AverageValue"
+    )]
+    #[case::said_twice(
+        json!({"type": "cpu", "metricType": "Utilization", "metadata": {"type": "Utilization", "value": "80"}}),
+        json!({"type": "cpu", "metricType": "Utilization", "metadata": {"value": "80"}}),
+        "stored as type: cpu, metricType: Utilization"
+    )]
+    #[case::prometheus(
+        json!({"type": "prometheus", "metadata": {"metricName": "x", "query": "up"}}),
+        json!({"type": "prometheus", "metadata": {"query": "up"}}),
+        "metadata without metricName"
+    )]
+    fn older_forms(#[case] older: Value, #[case] newer: Value, #[case] says: &str) {
+        let other = json!({"type": "cron", "metadata": {"type": "Utilization", "metricName": "x"}});
+        let mut object = object(&json!({"minReplicaCount": 1, "triggers": [other, older]}));
+        let (stored, warnings) = stored(&object, None);
+        assert_eq!(stored["spec"]["triggers"], json!([other, newer]));
+        let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+        assert!(warning.starts_with("spec.triggers[1]: ") && warning.contains(says), "{warning}");
+
+        object["metadata"]["annotations"] = json!({REWRITE_TRIGGERS: "false"});
+        assert_eq!(run(&object, None), Outcome::default());
+        object["metadata"]["annotations"] = json!({REWRITE_TRIGGERS: "true"});
+        assert_eq!(run(&object, None).warnings.len(), 1);
+    }
+
+    #[rstest]
+    #[case::contradiction(json!({"type": "cpu", "metricType": "AverageValue", "metadata": {"type": "Utilization"}}))]
+    #[case::unreadable(json!({"type": "cpu", "metadata": {"type": "utilization"}}))]
+    #[case::empty(json!({"type": "cpu", "metricType": "Utilization", "metadata": {"type": ""}}))]
+    #[case::http(json!({"type": "http", "metadata": {"url": "http://a"}}))]
+    #[case::current(json!({"type": "memory", "metricType": "Utilization", "metadata": {"value": "80"}}))]
+    fn what_is_left_alone(#[case] trigger: Value) {
+        assert_eq!(
+            run(&object(&json!({"minReplicaCount": 1, "triggers": [trigger]})), None),
+            Outcome::default()
+        );
+    }
+
+    fn trigger() -> impl Strategy<Value = Value> {
+        let text = |values: &'static [&'static str]| prop::option::of(prop::sample::select(values));
+        (
+            prop::sample::select(&["cpu", "memory", "prometheus", "http", "cron"][..]),
+            text(&["", "Utilization", "AverageValue", "Value"]),
+            text(&["", " ", "Utilization", " AverageValue ", "other"]),
+            text(&["", "queue"]),
+        )
+            .prop_map(|(type_, metric_type, older, metric_name)| {
+                let mut trigger = json!({"type": type_, "metadata": {"value": "80"}});
+                let fields = [("metricType", metric_type)];
+                for (key, value) in fields.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+                    trigger[key] = json!(value);
+                }
+                let fields = [("type", older), ("metricName", metric_name)];
+                for (key, value) in fields.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+                    trigger["metadata"][key] = json!(value);
+                }
+                trigger
+            })
+    }
+
+    fn bound() -> impl Strategy<Value = Option<i32>> {
+        prop::option::of(-1..30i32)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn twice_is_once_and_what_is_filled_in_is_no_fault(
+            (min, max, lower, width) in (bound(), bound(), prop::option::of(1..20i32), prop::option::of(0..20i32)),
+            triggers in prop::collection::vec(trigger(), 0..4),
+            missing in any::<bool>(),
+        ) {
+            let mut object = object(&json!({"triggers": triggers}));
+            object["spec"]["minReplicaCount"] = json!(min);
+            object["spec"]["maxReplicaCount"] = json!(max);
+            let upper = width.map(|width| lower.unwrap_or(1) + width);
+            let cluster = (!missing).then(|| cluster(lower, upper));
+            let (first, _) = stored(&object, cluster);
+            prop_assert_eq!(run(&first, cluster), Outcome::default());
+
+            let filled: ScaledObject = serde_json::from_value(first).unwrap();
+            let known = Known { cluster, ..Known::default() };
+            let outcome = check(&Write { new: &filled, old: None, known });
+            if min.is_none() && max.is_none() {
+                let of_the_range = |field: &str| field.ends_with("ReplicaCount");
+                prop_assert!(!outcome.refusals.iter().any(|finding| of_the_range(&finding.field)), "{:?}", outcome);
+            }
+        }
+    }
+}

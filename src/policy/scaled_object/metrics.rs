@@ -1,6 +1,6 @@
 //! The metrics that vLLM exports, and what a query means that names another.
 //!
-//! Architecture invariant: finds names in a query, and does not parse PromQL: a name that it does not see costs
+//! Architecture invariant: finds names in a query, and parses no query: a name that it does not see costs
 //! a warning, nothing more.
 
 use super::values::one_slip;
@@ -177,4 +177,87 @@ fn matchers_end(text: &str) -> usize {
         };
     }
     text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../tests/fixtures/vllm-0.32.0-metrics.txt");
+
+    #[test]
+    fn the_tables_are_what_a_captured_page_shows() {
+        let mut families: Vec<(&str, &str)> = PAGE
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE vllm:")?.split_once(' '))
+            .filter(|(name, _)| !name.ends_with("_created"))
+            .collect();
+        families.sort_unstable();
+        let table = |names: &[&'static str], suffix: &str, kind: &'static str| {
+            let full = names.iter().map(|name| (format!("{}{suffix}", &name["vllm:".len()..]), kind));
+            full.collect::<Vec<_>>()
+        };
+        let mut tables = table(&GAUGES, "", "gauge");
+        tables.extend(table(&COUNTERS, "_total", "counter"));
+        tables.extend(table(&HISTOGRAMS, "", "histogram"));
+        tables.sort_unstable();
+        assert_eq!(tables.iter().map(|(name, kind)| (name.as_str(), *kind)).collect::<Vec<_>>(), families);
+    }
+
+    #[test]
+    fn every_series_of_a_captured_page_passes() {
+        let series = PAGE.lines().filter(|line| line.starts_with("vllm:"));
+        let names: Vec<_> = series.filter_map(|line| line.split(['{', ' ']).next()).collect();
+        assert!(names.len() > 100, "{}", names.len());
+        for name in names {
+            assert_eq!(complaints(name), Vec::<String>::new());
+        }
+    }
+
+    #[rstest]
+    #[case::issue("sum(vllm_request_queue_size)", &["vllm:num_requests_waiting"])]
+    #[case::older("avg(vllm:gpu_cache_usage_perc) > 0.8", &["vllm:kv_cache_usage_perc"])]
+    #[case::underscore("vllm_num_requests_running", &["vllm:num_requests_running"])]
+    #[case::counter("rate(vllm:prompt_tokens[1m])", &["vllm:prompt_tokens_total"])]
+    #[case::histogram("vllm:request_queue_time_seconds", &["vllm:request_queue_time_seconds_bucket"])]
+    #[case::slip("vllm:num_request_waiting", &["use vllm:num_requests_waiting"])]
+    #[case::slip_in_a_counter("vllm:prompt_token_total", &["use vllm:prompt_tokens_total"])]
+    #[case::unknown("vllm:frobs", &["load shows in vllm:num_requests_waiting"])]
+    #[case::each_once("vllm:frobs + vllm:frobs / vllm:knobs", &["vllm:frobs", "vllm:knobs"])]
+    #[case::no_more_than_four("vllm:a + vllm:b + vllm:c + vllm:d + vllm:e", &["vllm:a", "vllm:b", "vllm:c", "vllm:d"])]
+    #[case::behind_a_string(r#"x{a="\"}"} + vllm:frobs"#, &["vllm:frobs"])]
+    #[case::behind_a_list("sum by (vllm_x) (vllm:frobs)", &["vllm:frobs"])]
+    #[case::behind_a_comment("a # vllm:knobs\n + vllm:frobs", &["vllm:frobs"])]
+    #[case::right("sum(vllm:num_requests_waiting) + sum(rate(vllm:request_success_total[5m]))", &[])]
+    #[case::recording_rule("vllm:queue:avg5m", &[])]
+    #[case::other_metrics("up + my_vllm:x + http_requests_total", &[])]
+    #[case::matcher(r#"up{vllm_pool="vllm_a", job=~"vllm:b"}"#, &[])]
+    #[case::string("label_replace(up, 'vllm_x', `vllm:y`, \"vllm:z\", '')", &[])]
+    #[case::labels("sum without(vllm_a) (up) * on (vllm_b) group_left(vllm_c) up", &[])]
+    #[case::more_labels("sum by (vllm_a) (up) / ignoring(vllm_b) group_right (vllm_c) up", &[])]
+    #[case::unfinished("up{vllm_a='", &[])]
+    fn names_in_queries(#[case] query: &str, #[case] says: &[&str]) {
+        let complaints = complaints(query);
+        assert_eq!(complaints.len(), says.len(), "{complaints:?}");
+        for (complaint, says) in complaints.iter().zip(says) {
+            assert!(complaint.contains(says), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn every_renamed_metric_is_exported_under_its_new_name_alone() {
+        for (wrong, right) in RENAMED {
+            assert!(exported(right) && !exported(wrong), "{wrong} {right}");
+            assert!(complaints(wrong)[0].contains(&format!("use {right}")), "{:?}", complaints(wrong));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_query_stops_the_search(query in "[a-z_:(){}\"'`#\\\\µ\n ]{0,60}") {
+            complaints(&query);
+        }
+    }
 }

@@ -83,3 +83,6 @@ impl<'a> Write<'a> {
         self.old.filter(|old| old.targets_cluster() == self.new.targets_cluster())
     }
 }
+
+#[cfg(test)]
+mod tests;

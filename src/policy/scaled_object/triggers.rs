@@ -116,9 +116,9 @@ const fn optional(name: &'static str, form: Form) -> Key {
     Key { name, required: false, form }
 }
 
-const PROMETHEUS: [Key; 9] = [
+const PROMETHEUS: &[Key] = &[
     required("serverAddress", Form::Url),
-    required("query", Form::Text),
+    required("query", Form::Text("a query such as sum(vllm:num_requests_waiting)")),
     required("threshold", Form::Threshold),
     optional("activationThreshold", Form::Number),
     optional("ignoreNullValues", Form::Bool),
@@ -128,9 +128,9 @@ const PROMETHEUS: [Key; 9] = [
     optional("queryParameters", Form::Pairs),
 ];
 
-const METRICS_API: [Key; 9] = [
+const METRICS_API: &[Key] = &[
     required("url", Form::Url),
-    required("valueLocation", Form::Text),
+    required("valueLocation", Form::Text("where the number stands in the answer, such as load.waiting")),
     required("targetValue", Form::Threshold),
     optional("activationTargetValue", Form::Number),
     optional("unsafeSsl", Form::Bool),
@@ -160,15 +160,15 @@ pub(super) fn judge_triggers(cluster: &str, spec: &Spec, known: Option<Cluster>,
         }
         match trigger.type_.as_str() {
             "prometheus" => {
-                judge_external(index, trigger, &PROMETHEUS, spec.modifiers.is_some(), judged);
+                judge_external(index, trigger, PROMETHEUS, spec.modifiers.is_some(), judged);
                 judge_prometheus(index, trigger, judged);
             }
             "metrics-api" => {
-                judge_external(index, trigger, &METRICS_API, spec.modifiers.is_some(), judged);
+                judge_external(index, trigger, METRICS_API, spec.modifiers.is_some(), judged);
             }
             "cpu" => judge_resource(index, trigger, cluster, known.map(|known| known.cpu_request), judged),
             "memory" => {
-                judge_resource(index, trigger, cluster, known.map(|known| known.memory_request), judged)
+                judge_resource(index, trigger, cluster, known.map(|known| known.memory_request), judged);
             }
             other => judge_type(index, other, judged),
         }

@@ -5,8 +5,8 @@
 /// What a value must be. KEDA reads numbers as JSON and booleans and durations as Go does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Anything.
-    Text,
+    /// Anything; and an example of it.
+    Text(&'static str),
     /// `http://` or `https://`, with a host.
     Url,
     /// Any number.
@@ -31,7 +31,7 @@ impl Form {
     /// What is wrong with a value, if anything, and what it should be.
     pub(super) fn complaint(self, value: &str) -> Option<String> {
         let (right, what) = match self {
-            Self::Text => return None,
+            Self::Text(_) => return None,
             Self::Url => (is_url(value), "no URL"),
             Self::Number => (number(value).is_some(), "no number"),
             Self::Threshold => match number(value) {
@@ -55,7 +55,7 @@ impl Form {
     /// What to write, after "use".
     pub(super) fn example(self) -> String {
         match self {
-            Self::Text => "a text".into(),
+            Self::Text(example) => example.into(),
             Self::Url => "an address such as http://prometheus.monitoring.svc:9090".into(),
             Self::Number => "a number such as 5 or 0.5".into(),
             Self::Threshold => "a number of at least 0.001, such as 5 or 0.5".into(),
@@ -150,5 +150,58 @@ pub(super) fn one_slip(a: &str, b: &str) -> bool {
         ([], [_]) | ([_], [] | [_]) => true,
         ([a, b], [c, d]) => a == d && b == c,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(Form::Text("x"), &["a", "sum(x) / 2"], &[])]
+    #[case(
+        Form::Url,
+        &["http://prometheus:9090", "https://p.example/prefix/", "HTTP://p", "http://u:p@p:1/x", "http://[::1]:9090"],
+        &["prometheus:9090", "ftp://p", "http://", "http://:9090", "http://p:port", "http://p:70000", "http://a b", "http://[::1]9090"],
+    )]
+    #[case(Form::Number, &["5", "0.5", "-1", "1e3", "0"], &["five", "5%", "+5", ".5", "05", "NaN", "1,5", "null"])]
+    #[case(Form::Threshold, &["5", "0.001", "1e-3"], &["0", "-1", "0.0004", "five"])]
+    #[case(Form::Bool, &["true", "F", "0", "TRUE"], &["yes", "on", "tRUE"])]
+    #[case(
+        Form::Duration,
+        &["30s", "1h2m3.5s", "500", "+1ms", "0", "5us", ".5m", "7ns", "7µs"],
+        &["-1s", "-5", "s", "1.2.3s", "3 s", "+", "1d", ".s", "5s5"],
+    )]
+    #[case(Form::Pairs, &["a=b", "a=b, c=d", "a="], &["a", "a=b,", "a=b=c"])]
+    #[case(Form::Percentage, &["80", "150"], &["0", "-1", "80%", "0.8", "3000000000"])]
+    #[case(Form::Quantity, &["500m", "2Gi", "1.5", "+1", "1e3", "5E-1", ".5k", "1E"], &["0", "0Gi", "-1", "80%", "1.2.3", "1GB", "Gi", "1e", ""])]
+    #[case(Form::OneOf(&["json", "xml"]), &["json", "xml"], &["Json", "yaml"])]
+    fn forms(#[case] form: Form, #[case] right: &[&str], #[case] wrong: &[&str]) {
+        for value in right {
+            assert_eq!(form.complaint(value), None, "{form:?} {value:?}");
+        }
+        for value in wrong {
+            let complaint = form.complaint(value).unwrap_or_else(|| panic!("{form:?} takes {value:?}"));
+            assert!(complaint.contains(&format!("{value:?} is ")), "{complaint}");
+            assert!(complaint.contains(&form.example()), "{complaint}");
+        }
+    }
+
+    #[rstest]
+    #[case::missing("promethes", true)]
+    #[case::doubled("promettheus", true)]
+    #[case::other("prometheuz", true)]
+    #[case::swapped("promehteus", true)]
+    #[case::first_missing("rometheus", true)]
+    #[case::last_too_many("prometheuss", true)]
+    #[case::the_same("prometheus", false)]
+    #[case::two_missing("promthes", false)]
+    #[case::two_apart("arometheub", false)]
+    #[case::swapped_apart("prometsheu", false)]
+    fn slips(#[case] other: &str, #[case] one: bool) {
+        assert_eq!(one_slip("prometheus", other), one);
+        assert_eq!(one_slip(other, "prometheus"), one);
     }
 }

@@ -261,3 +261,114 @@ mod raw {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(object: Value) -> ScaledObject {
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[rstest]
+    #[case::ours("training.distributed-inference.io/v1alpha1", "VLLMCluster", "a", Some("a"))]
+    #[case::any_version("training.distributed-inference.io/v9", "VLLMCluster", "a", Some("a"))]
+    #[case::other_group("distributed-inference.io/v1alpha1", "VLLMCluster", "a", None)]
+    #[case::longer_group("training.distributed-inference.io.x/v1", "VLLMCluster", "a", None)]
+    #[case::no_version("training.distributed-inference.io", "VLLMCluster", "a", None)]
+    #[case::other_kind("training.distributed-inference.io/v1alpha1", "Deployment", "a", None)]
+    #[case::no_name("training.distributed-inference.io/v1alpha1", "VLLMCluster", "", None)]
+    fn targets(
+        #[case] api_version: &str,
+        #[case] kind: &str,
+        #[case] name: &str,
+        #[case] target: Option<&str>,
+    ) {
+        let reference = json!({"apiVersion": api_version, "kind": kind, "name": name});
+        assert_eq!(parse(json!({"spec": {"scaleTargetRef": reference}})).targets_cluster(), target);
+    }
+
+    #[rstest]
+    #[case::empty(json!({}))]
+    #[case::null(json!({"metadata": null, "spec": null}))]
+    #[case::nulls(json!({
+        "metadata": {"name": null, "annotations": null, "deletionTimestamp": null},
+        "spec": {"scaleTargetRef": null, "minReplicaCount": null, "fallback": null, "triggers": null, "advanced": null},
+    }))]
+    #[case::deeper_nulls(json!({
+        "metadata": {"annotations": {"a": null}},
+        "spec": {"advanced": {"horizontalPodAutoscalerConfig": {"name": ""}, "scalingModifiers": {"formula": ""}}},
+    }))]
+    fn null_and_empty_are_absent(#[case] object: Value) {
+        assert_eq!(parse(object), ScaledObject::default());
+    }
+
+    #[test]
+    fn everything_is_read() {
+        let object = parse(json!({
+            "apiVersion": "keda.sh/v1alpha1",
+            "metadata": {"name": "q", "uid": "u", "annotations": {"a": "b"}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {
+                "minReplicaCount": 1, "maxReplicaCount": 2, "idleReplicaCount": 0, "pollingInterval": 5,
+                "fallback": {"replicas": 3, "failureThreshold": 3, "behavior": "static"},
+                "triggers": [{
+                    "type": "cpu", "name": "c", "metadata": {"value": "80"}, "metricType": "Utilization",
+                    "useCachedMetrics": true, "authenticationRef": {"name": "x"},
+                }],
+                "advanced": {
+                    "horizontalPodAutoscalerConfig": {"name": "h"},
+                    "scalingModifiers": {"formula": "c", "target": "5", "activationTarget": "1", "metricType": "Value"},
+                },
+            },
+        }));
+        let text = |text: &str| Some(text.to_owned());
+        let trigger = Trigger {
+            type_: "cpu".into(),
+            name: text("c"),
+            metadata: [("value".into(), "80".into())].into(),
+            metric_type: text("Utilization"),
+            use_cached_metrics: true,
+            has_authentication: true,
+        };
+        let spec = Spec {
+            target: Target::default(),
+            min: Some(1),
+            max: Some(2),
+            idle: Some(0),
+            fallback: Some(Fallback { replicas: Some(3), behavior: text("static") }),
+            triggers: vec![trigger],
+            hpa_name: text("h"),
+            modifiers: Some(Modifiers {
+                formula: text("c"),
+                target: text("5"),
+                activation_target: text("1"),
+                metric_type: text("Value"),
+            }),
+        };
+        let annotations = [("a".to_owned(), "b".to_owned())].into();
+        assert_eq!(object, ScaledObject { name: "q".into(), annotations, deleting: true, spec });
+    }
+
+    #[rstest]
+    #[case(json!({"spec": {"minReplicaCount": "1"}}))]
+    #[case(json!({"spec": {"minReplicaCount": 3_000_000_000_i64}}))]
+    #[case(json!({"spec": {"fallback": {"replicas": 1.5}}}))]
+    #[case(json!({"spec": {"triggers": [{"metadata": {"threshold": 5}}]}}))]
+    fn a_wrong_type_is_an_error(#[case] object: Value) {
+        assert!(serde_json::from_value::<ScaledObject>(object).is_err());
+    }
+
+    #[rstest]
+    #[case::paused(PAUSED, false)]
+    #[case::paused_replicas(PAUSED_REPLICAS, false)]
+    #[case::rewrite(REWRITE_TRIGGERS, false)]
+    #[case::transfer(TRANSFER_HPA, false)]
+    #[case::others("example.com/x", true)]
+    fn annotations_that_count(#[case] key: &str, #[case] alike: bool) {
+        let annotated = parse(json!({"metadata": {"annotations": {key: "true"}}}));
+        assert_eq!(annotated.reads_like(&ScaledObject::default()), alike);
+    }
+}
