@@ -167,9 +167,12 @@ mod tests {
     )]
     fn older_forms(#[case] older: Value, #[case] newer: Value, #[case] says: &str) {
         let other = json!({"type": "cron", "metadata": {"type": "Utilization", "metricName": "x"}});
-        let mut object = object(&json!({"minReplicaCount": 1, "triggers": [other, older]}));
+        let mut object = object(&json!({"minReplicaCount": 1, "triggers": [other, &older]}));
         let (stored, warnings) = stored(&object, None);
-        assert_eq!(stored["spec"]["triggers"], json!([other, newer]));
+        assert_eq!(stored["spec"]["triggers"], json!([other, &newer]));
+        let states_it = older["metricType"].as_str().is_some_and(|current| !current.is_empty());
+        let edits = if newer["metricType"].is_null() || states_it { 1 } else { 2 };
+        assert_eq!(run(&object, None).edits.len(), edits, "no edit that changes nothing");
         let [warning] = &warnings[..] else { panic!("{warnings:?}") };
         assert!(warning.starts_with("spec.triggers[1]: ") && warning.contains(says), "{warning}");
 

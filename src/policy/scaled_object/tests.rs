@@ -6,8 +6,6 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const HPAS: fn() -> Vec<String> = || vec!["old".into()];
-
 /// A ScaledObject in which there is nothing to find, with a merge patch.
 fn object(patch: &Value) -> ScaledObject {
     let mut sound = json!({
@@ -193,6 +191,15 @@ fn a_name_is_used_once() {
 }
 
 #[test]
+fn a_prometheus_trigger_that_feeds_a_formula_needs_a_threshold_all_the_same() {
+    let patch = json!({"spec": {
+        "triggers": [prometheus(&json!({"threshold": null}))],
+        "advanced": {"scalingModifiers": {"formula": "q", "target": "1"}},
+    }});
+    assert_refused(&patch, KNOWN, "spec.triggers[0].metadata.threshold", "is missing; state a number");
+}
+
+#[test]
 fn a_second_scaled_object() {
     let scalers = [Scaler { name: "first".into(), min: None, max: None, paused: false, takes_over: None }];
     let known = Known { scalers: &scalers, ..KNOWN };
@@ -217,7 +224,7 @@ fn a_second_scaled_object() {
     "spec": {"advanced": {"horizontalPodAutoscalerConfig": {"name": "old"}}},
 }), false)]
 fn a_foreign_hpa(#[case] patch: Value, #[case] refused: bool) {
-    let hpas = HPAS();
+    let hpas = ["old".to_owned()];
     let known = Known { hpas: &hpas, ..KNOWN };
     if refused {
         let says = "already scaled by HorizontalPodAutoscaler \"old\"; delete it first";
@@ -239,6 +246,11 @@ fn a_foreign_hpa(#[case] patch: Value, #[case] refused: bool) {
 #[case::fallback(json!({"spec": {"fallback": {"replicas": 10}}}), &[])]
 #[case::fallback_unread(json!({"spec": {"fallback": {"replicas": 0, "behavior": "currentReplicas"}}}), &[])]
 #[case::fallback_by_formula(json!({"spec": {"fallback": {"replicas": 0, "behavior": "scalingModifiers"}, "advanced": {"scalingModifiers": {"formula": "q ?? 1", "target": "1"}}}}), &[])]
+#[case::fallback_of_resources_in_a_formula(json!({"spec": {
+    "fallback": {"replicas": 2},
+    "triggers": [cpu(&json!("Utilization"), &json!({}))],
+    "advanced": {"scalingModifiers": {"formula": "1", "target": "1"}},
+}}), &[])]
 #[case::paused_at_a_bound(json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused-replicas": "2"}}}), &[])]
 #[case::cached_prometheus(with_triggers(&json!([{"type": "prometheus", "useCachedMetrics": true, "metadata": {"serverAddress": "http://p", "query": "up", "threshold": "1"}, "metricType": "Value"}])), &[])]
 #[case::every_key(with_triggers(&json!([
