@@ -320,7 +320,7 @@ fn judge_resource(
         wrong(
             "type",
             format!(
-                "the pods of {KIND} {cluster:?} request no {type_}, and the HPA measures {type_} against the request; set resources.requests.{type_} there first, or use another trigger"
+                "the pods of {KIND} {cluster:?} request no {type_}, which a {type_} trigger demands; set resources.requests.{type_} there first, or use another trigger"
             ),
         );
     }
