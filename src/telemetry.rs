@@ -27,6 +27,10 @@ pub struct Metrics {
     pub scale: Answers,
     /// Writes to `VLLMCluster`s.
     pub cluster: Answers,
+    /// Writes of ScaledObjects that drive a `VLLMCluster`.
+    pub scaled_object: Answers,
+    /// Writes of HPAs that point at a `VLLMCluster`.
+    pub hpa: Answers,
     /// Counts of autoscalers that were moved to a bound.
     pub clamped: Counter,
     /// Objects read live because what was known was not of the review's resourceVersion.
@@ -54,6 +58,7 @@ impl Default for Metrics {
             Answers { allowed: counter("allowed"), denied: counter("denied"), failed: counter("failed") }
         };
         let (scale, cluster) = (of("scale"), of("vllmcluster"));
+        let (scaled_object, hpa) = (of("scaledobject"), of("horizontalpodautoscaler"));
         let clamped = Counter::default();
         registry.register("scale_clamped", "Counts of autoscalers moved to a bound", clamped.clone());
         let live_reads = Counter::default();
@@ -62,7 +67,7 @@ impl Default for Metrics {
             "Objects read live for an admission answer",
             live_reads.clone(),
         );
-        Self { registry, scale, cluster, clamped, live_reads }
+        Self { registry, scale, cluster, scaled_object, hpa, clamped, live_reads }
     }
 }
 

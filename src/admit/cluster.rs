@@ -37,8 +37,8 @@ impl Admission {
             .as_ref()
             .and_then(|all| all.get(KEEP_LIVE_REPLICAS))
             .is_some_and(|value| value == "true");
-        let spec: Spec = new.spec.unwrap_or_default().into();
-        let old = old.map(|old| Spec::from(old.spec.unwrap_or_default()));
+        let spec = new.spec.as_ref().map(Spec::from).unwrap_or_default();
+        let old = old.map(|old| old.spec.as_ref().map(Spec::from).unwrap_or_default());
         let known = self.world.target(namespace, name);
         let mut outcome = self
             .with_fresh_scaler(namespace, name, known.scaler(), |scaler| {

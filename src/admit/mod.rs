@@ -7,7 +7,9 @@
 //! old, and before a refusal that rests on a ScaledObject.
 
 mod cluster;
+mod hpa;
 mod scale;
+mod scaled_object;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use tracing::info;
 use webhook::handler::Admit;
 use webhook::review::{Cause, Denial, Request, Response};
 
-use crate::api::names::{GROUP, KIND, PLURAL};
+use crate::api::names::{GROUP, KEDA_GROUP, KIND, PLURAL};
 use crate::policy::{Outcome, Scaler};
 use crate::telemetry::{Answers, Metrics};
 use crate::world::World;
@@ -67,7 +69,7 @@ enum Unjudged {
     #[error("{0}; try again")]
     Live(#[from] LiveError),
     #[error(
-        "this webhook judges {PLURAL}.{GROUP} and their scale, not {0}; correct the rules of the webhook configuration"
+        "this webhook judges {PLURAL}.{GROUP}, their scale, and what drives it, not {0}; correct the rules of the webhook configuration"
     )]
     Resource(String),
     #[error("the review has no {0}, or one that is no object of the API; is this the API server?")]
@@ -81,6 +83,10 @@ impl Admission {
         let (answers, judged) = match (&*resource.group, &*resource.resource, &*request.sub_resource) {
             (GROUP, PLURAL, "scale") => (&self.metrics.scale, self.scale(phase, request).await),
             (GROUP, PLURAL, "") => (&self.metrics.cluster, self.cluster(phase, request).await),
+            (KEDA_GROUP, "scaledobjects", "") => {
+                (&self.metrics.scaled_object, self.scaled_object(phase, request).await)
+            }
+            ("autoscaling", "horizontalpodautoscalers", "") => (&self.metrics.hpa, self.hpa(request).await),
             (group, plural, sub) => (
                 &self.metrics.cluster,
                 Err(Unjudged::Resource(format!(
@@ -105,7 +111,7 @@ impl Admission {
         let Some(scaler) = known.filter(|_| outcome.rests_on_scaler()) else { return Ok(outcome) };
         self.metrics.live_reads.inc();
         let fresh = self.live.scaler(namespace, &scaler.name).await?;
-        let fresh = fresh.filter(|fresh| fresh.cluster == cluster).map(|fresh| fresh.scaler);
+        let fresh = fresh.filter(|fresh| fresh.cluster == cluster).map(|fresh| fresh.driver);
         Ok(if fresh.as_ref() == Some(scaler) { outcome } else { ask(fresh.as_ref()) })
     }
 }

@@ -27,6 +27,7 @@ mod recorded {
     pub(super) const KEDA_3_TO_0: usize = 37;
     pub(super) const KEDA_3_TO_9: usize = 38;
     pub(super) const CREATE_SCALED_OBJECT: usize = 39;
+    pub(super) const CREATE_HPA: usize = 44;
 }
 
 fn review(line: usize) -> Value {
@@ -85,15 +86,16 @@ impl Fixture {
     }
 
     fn knows(self, cluster: &str, resource_version: &str, bounds: Bounds) -> Self {
-        let facts = Cluster { resource_version: resource_version.into(), bounds, deleting: false };
+        let facts = Cluster { resource_version: resource_version.into(), bounds, ..Cluster::default() };
         self.admission.world.put_cluster(Key::new("t", cluster), facts);
         self
     }
 
     fn scaler(self, cluster: &str, min: i32, max: i32) -> Self {
-        let scaler = Scaler { name: "queue".into(), min: Some(min), max: Some(max), paused: false };
-        let attachment = Attachment { cluster: cluster.into(), scaler };
-        self.admission.world.put_scaler(&Key::new("t", "queue"), Some(attachment));
+        let scaler =
+            Scaler { name: "queue".into(), min: Some(min), max: Some(max), paused: false, takes_over: None };
+        let attachment = Attachment { cluster: cluster.into(), driver: scaler };
+        self.admission.world.put(&Key::new("t", "queue"), Some(attachment));
         self
     }
 
@@ -165,7 +167,8 @@ async fn a_cluster_that_is_gone_or_going_is_not_judged() {
     let fixture = Fixture::new([]);
     assert_eq!(fixture.answer(Phase::Validating, &review(recorded::SCALE_5_TO_0)).await["allowed"], true);
     let fixture = Fixture::new([]);
-    let facts = Cluster { resource_version: "655".into(), bounds: UP_TO_FIVE, deleting: true };
+    let facts =
+        Cluster { resource_version: "655".into(), bounds: UP_TO_FIVE, deleting: true, ..Cluster::default() };
     fixture.admission.world.put_cluster(Key::new("t", "over"), facts);
     assert_eq!(fixture.answer(Phase::Validating, &review(recorded::SCALE_5_TO_0)).await["allowed"], true);
     assert_eq!(fixture.asked(), Vec::<String>::new());
@@ -303,7 +306,114 @@ async fn a_wrong_type_is_left_to_the_schema() {
 
 #[tokio::test]
 async fn other_resources_are_not_judged() {
-    let response = Fixture::new([]).answer(Phase::Validating, &review(recorded::CREATE_SCALED_OBJECT)).await;
+    let mut recorded = review(recorded::CREATE_SCALED_OBJECT);
+    recorded["request"]["resource"]["resource"] = json!("scaledjobs");
+    let response = Fixture::new([]).answer(Phase::Validating, &recorded).await;
     assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(500)));
-    assert!(response["status"]["message"].as_str().unwrap().contains("scaledobjects"), "{response}");
+    assert!(response["status"]["message"].as_str().unwrap().contains("scaledjobs"), "{response}");
+}
+
+/// The recorded creation of a ScaledObject, for cluster `a` in namespace `t`, with this spec beside its target.
+fn scaled_object_review(spec: &Value) -> Value {
+    let mut recorded = review(recorded::CREATE_SCALED_OBJECT);
+    let request = &mut recorded["request"];
+    request["namespace"] = json!("t");
+    request["name"] = json!("new");
+    request["object"]["metadata"]["name"] = json!("new");
+    request["object"]["spec"] = spec.clone();
+    request["object"]["spec"]["scaleTargetRef"] = json!({"apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": "a"});
+    recorded
+}
+
+fn triggers() -> Value {
+    json!([{"type": "prometheus", "metadata": {"serverAddress": "http://p:9090", "query": "sum(vllm:num_requests_waiting)", "threshold": "4"}}])
+}
+
+#[tokio::test]
+async fn a_scaled_object_takes_its_range_from_the_cluster() {
+    let bounds = Bounds { min: Some(2), max: Some(6) };
+    let fixture = Fixture::new([]).knows("a", "1", bounds);
+    let response =
+        fixture.answer(Phase::Mutating, &scaled_object_review(&json!({"triggers": triggers()}))).await;
+    assert_eq!(response["allowed"], true, "{response}");
+    assert_eq!(
+        patch(&response),
+        json!([
+            {"op": "add", "path": "/spec/minReplicaCount", "value": 2},
+            {"op": "add", "path": "/spec/maxReplicaCount", "value": 6},
+        ])
+    );
+    assert_eq!(fixture.asked(), Vec::<String>::new());
+}
+
+const CLUSTER_A: &str = "/apis/training.distributed-inference.io/v1alpha1/namespaces/t/vllmclusters/a";
+
+#[tokio::test]
+async fn a_refused_scaled_object_was_judged_by_what_is_live() {
+    let review =
+        scaled_object_review(&json!({"minReplicaCount": 7, "maxReplicaCount": 9, "triggers": triggers()}));
+    let known = Bounds { min: None, max: Some(6) };
+    // Widened meanwhile.
+    let live = json!({"metadata": {"name": "a", "namespace": "t"}, "spec": {"maxReplicas": 9}});
+    let fixture = Fixture::new([(CLUSTER_A, live)]).knows("a", "1", known);
+    assert_eq!(fixture.answer(Phase::Validating, &review).await["allowed"], true);
+    let live = json!({"metadata": {"name": "a", "namespace": "t"}, "spec": {"maxReplicas": 6}});
+    let fixture = Fixture::new([(CLUSTER_A, live)]).knows("a", "1", known);
+    let response = fixture.answer(Phase::Validating, &review).await;
+    assert_eq!(response["status"]["details"]["kind"], "ScaledObject", "{response}");
+    assert!(response["status"]["message"].as_str().unwrap().contains("no count in common"), "{response}");
+    assert_eq!(fixture.admission.metrics.scaled_object.denied.get(), 1);
+}
+
+#[tokio::test]
+async fn a_cluster_that_no_watch_has_told_of_is_read_live() {
+    let live = json!({"metadata": {"name": "a", "namespace": "t"}, "spec": {"minReplicas": 3}});
+    let fixture = Fixture::new([(CLUSTER_A, live)]);
+    let response =
+        fixture.answer(Phase::Mutating, &scaled_object_review(&json!({"triggers": triggers()}))).await;
+    assert_eq!(patch(&response), json!([{"op": "add", "path": "/spec/minReplicaCount", "value": 3}]));
+    assert_eq!(fixture.asked(), [CLUSTER_A]);
+}
+
+#[tokio::test]
+async fn requests_that_a_limit_range_gives_count() {
+    let cpu = json!([{"type": "cpu", "metricType": "Utilization", "metadata": {"value": "70"}}]);
+    let review = scaled_object_review(&json!({"minReplicaCount": 1, "triggers": cpu}));
+    let cluster = json!({"metadata": {"name": "a", "namespace": "t"}, "spec": {"replicas": 1}});
+    let fixture = Fixture::new([(CLUSTER_A, cluster.clone())]).knows("a", "1", Bounds::default());
+    let response = fixture.answer(Phase::Validating, &review).await;
+    assert_eq!(response["status"]["details"]["causes"].as_array().map(Vec::len), Some(1), "{response}");
+    assert!(response["status"]["message"].as_str().unwrap().contains("spec.triggers[0]"), "{response}");
+    let range = json!({"metadata": {"name": "r"}, "spec": {"limits": [{"type": "Container", "default": {"cpu": "1"}}]}});
+    let ranges = json!({"metadata": {}, "items": [range]});
+    let fixture = Fixture::new([(CLUSTER_A, cluster), ("/api/v1/namespaces/t/limitranges", ranges)]).knows(
+        "a",
+        "1",
+        Bounds::default(),
+    );
+    let response = fixture.answer(Phase::Validating, &review).await;
+    assert_eq!(response["allowed"], true, "{response}");
+}
+
+fn hpa_review(owners: &Value) -> Value {
+    let mut recorded = review(recorded::CREATE_HPA);
+    recorded["request"]["namespace"] = json!("t");
+    recorded["request"]["object"]["metadata"]["ownerReferences"] = owners.clone();
+    recorded["request"]["object"]["spec"]["scaleTargetRef"] = json!({"apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": "a"});
+    recorded
+}
+
+#[tokio::test]
+async fn an_hpa_beside_a_scaled_object_is_refused_unless_it_is_kedas_own() {
+    let listed = json!({"metadata": {}, "items": [scaled_object(6)]});
+    let path = "/apis/keda.sh/v1alpha1/namespaces/t/scaledobjects";
+    let fixture = Fixture::new([(path, listed)]).knows("a", "1", Bounds::default()).scaler("a", 1, 6);
+    let response = fixture.answer(Phase::Validating, &hpa_review(&Value::Null)).await;
+    assert_eq!(response["status"]["details"]["kind"], "HorizontalPodAutoscaler", "{response}");
+    assert!(response["status"]["message"].as_str().unwrap().contains("ScaledObject \"queue\""), "{response}");
+    let owners = json!([{"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "queue", "uid": "u", "controller": true}]);
+    assert_eq!(fixture.answer(Phase::Validating, &hpa_review(&owners)).await["allowed"], true);
+    // Deleted meanwhile: nobody is beside it.
+    let fixture = Fixture::new([]).knows("a", "1", Bounds::default()).scaler("a", 1, 6);
+    assert_eq!(fixture.answer(Phase::Validating, &hpa_review(&Value::Null)).await["allowed"], true);
 }

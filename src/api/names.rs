@@ -24,6 +24,13 @@ pub const PAUSED: &str = "autoscaling.keda.sh/paused";
 /// Set to a number on a `ScaledObject`, it deletes the HPA and pins the count.
 pub const PAUSED_REPLICAS: &str = "autoscaling.keda.sh/paused-replicas";
 
+/// Set to `"true"` on a `ScaledObject`, KEDA takes over the HPA that the object names.
+pub const TRANSFER_HPA: &str = "scaledobject.keda.sh/transfer-hpa-ownership";
+/// Set to `"false"` on an HPA, it may stand beside a `ScaledObject`.
+pub const HPA_OWNERSHIP: &str = "validations.keda.sh/hpa-ownership";
+
+/// Set to `"false"` on a `ScaledObject`, it leaves triggers of an older form as they are; they are refused then.
+pub const REWRITE_TRIGGERS: &str = "training.distributed-inference.io/rewrite-triggers";
 /// On a `VLLMCluster`: `"true"` lets an update leave the live count alone, whatever `replicas` it states.
 pub const KEEP_LIVE_REPLICAS: &str = "training.distributed-inference.io/keep-live-replicas";
 

@@ -157,7 +157,10 @@ fn admission_routes(admission: &Arc<Admission>) -> Router {
         .route("/mutate/vllmclusters", endpoint(Phase::Mutating))
         .route("/mutate/scale", endpoint(Phase::Mutating))
         .route("/validate/vllmclusters", endpoint(Phase::Validating))
+        .route("/mutate/scaledobjects", endpoint(Phase::Mutating))
         .route("/validate/scale", endpoint(Phase::Validating))
+        .route("/validate/scaledobjects", endpoint(Phase::Validating))
+        .route("/validate/horizontalpodautoscalers", endpoint(Phase::Validating))
 }
 
 fn plain_routes(health: Health) -> Router {
@@ -187,10 +190,11 @@ struct Health {
 impl Health {
     /// What is still missing before calls may come.
     fn missing(&self) -> Vec<&'static str> {
-        let Synced { clusters, scalers } = *self.synced.borrow();
+        let Synced { clusters, scalers, hpas } = *self.synced.borrow();
         [
             (!clusters, "VLLMClusters are not listed yet"),
             (!scalers, "ScaledObjects are not listed yet"),
+            (!hpas, "HorizontalPodAutoscalers are not listed yet"),
             // The bundle comes after the leaf that it vouches for.
             (!*self.bundle.borrow(), "the CA bundle is not in the webhook configurations yet"),
             (self.stopping.is_cancelled(), "the operator is stopping"),

@@ -80,6 +80,8 @@ pub struct Scaler {
     pub max: Option<i32>,
     /// Whether KEDA leaves the count alone because of `autoscaling.keda.sh/paused` or `…/paused-replicas`.
     pub paused: bool,
+    /// The HPA that it takes over from its former owner, by `scaledobject.keda.sh/transfer-hpa-ownership`.
+    pub takes_over: Option<String>,
 }
 
 impl Scaler {
@@ -117,7 +119,7 @@ mod tests {
 
     #[test]
     fn what_a_scaled_object_leaves_out_is_kedas_default() {
-        let scaler = Scaler { name: "queue".into(), min: None, max: None, paused: false };
+        let scaler = Scaler { name: "queue".into(), min: None, max: None, paused: false, takes_over: None };
         // KEDA's own minimum is 0; its HPA never asks for less than 1.
         assert_eq!((scaler.lower(), scaler.upper()), (1, 100));
         assert_eq!(scaler.within(Bounds { min: None, max: Some(10) }), Some((1, 10)));

@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn scaler(min: i32, max: i32) -> Scaler {
-        Scaler { name: "queue".into(), min: Some(min), max: Some(max), paused: false }
+        Scaler { name: "queue".into(), min: Some(min), max: Some(max), paused: false, takes_over: None }
     }
 
     #[rstest]

@@ -1,13 +1,14 @@
 //! The admission policy: what a write may do, as plain functions of the write and of what is known.
 //!
-//! Read [`bounds`] for the two ranges that every rule speaks of, then [`scale`] and [`cluster`], one file per
-//! kind of write. Both answer with an [`Outcome`].
+//! Read [`bounds`] for the two ranges that every rule speaks of, then [`scale`], [`cluster`],
+//! [`scaled_object`] and [`hpa`], one for each kind of write. All answer with an [`Outcome`].
 //!
 //! Architecture invariant: no async, no client, no clock, no JSON of a review. The same functions serve the
 //! webhooks and whoever else must know what they would say.
 
 pub mod bounds;
 pub mod cluster;
+pub mod hpa;
 pub mod outcome;
 pub mod scale;
 pub mod scaled_object;

@@ -114,7 +114,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds { min: Some(2), max: Some(10) };
 
     fn scaler(paused: bool) -> Scaler {
-        Scaler { name: "queue".into(), min: Some(3), max: Some(6), paused }
+        Scaler { name: "queue".into(), min: Some(3), max: Some(6), paused, takes_over: None }
     }
 
     fn count(old: i32, new: i32, scaler: Option<&Scaler>) -> Count<'_> {
@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_scaler_with_nothing_in_common_is_named_and_refuses_nothing() {
-        let scaler = Scaler { name: "far".into(), min: Some(20), max: Some(30), paused: false };
+        let scaler =
+            Scaler { name: "far".into(), min: Some(20), max: Some(30), paused: false, takes_over: None };
         let outcome = by_person(count(5, 9, Some(&scaler)));
         assert!(outcome.allowed());
         assert!(outcome.warnings[0].contains("no count in common"), "{outcome:?}");

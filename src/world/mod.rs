@@ -17,14 +17,25 @@ use hashbrown::{Equivalent, HashMap};
 use crate::policy::{Bounds, Scaler};
 
 /// A cluster as admission sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
     /// The resourceVersion that the facts are of.
     pub resource_version: String,
     /// Its own bounds.
     pub bounds: Bounds,
+    /// Whether its container requests cpu, by a request or a limit.
+    pub cpu_request: bool,
+    /// Whether its container requests memory, likewise.
+    pub memory_request: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
+}
+
+/// A HorizontalPodAutoscaler that points at a cluster and that no ScaledObject controls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignHpa {
+    /// The HPA's name.
+    pub name: String,
 }
 
 /// What is known of one scale target.
@@ -34,6 +45,8 @@ pub struct Target {
     pub cluster: Option<Cluster>,
     /// The attached ScaledObjects in the order of their names; KEDA allows one.
     pub scalers: Vec<Scaler>,
+    /// The HPAs that no ScaledObject controls, in the order of their names.
+    pub hpas: Vec<ForeignHpa>,
 }
 
 impl Target {
@@ -72,20 +85,55 @@ impl Equivalent<Key> for KeyRef<'_> {
     }
 }
 
-/// A ScaledObject that names a cluster.
+/// A driver and the cluster that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attachment {
-    /// The name of the cluster, in the ScaledObject's namespace.
+pub struct Attachment<D> {
+    /// The name of the cluster, in the driver's namespace.
     pub cluster: String,
-    /// What is known of the ScaledObject.
-    pub scaler: Scaler,
+    /// What is known of the driver.
+    pub driver: D,
 }
 
+/// One kind of driver: where a target keeps it.
+pub trait Attached: Sized + Clone + Send + Sync + 'static {
+    /// Its name.
+    fn name(&self) -> &str;
+    /// Where a target keeps those of its kind.
+    fn of(target: &mut Target) -> &mut Vec<Self>;
+    /// Which cluster each of its kind names: an update may name another one.
+    fn index(index: &mut Index) -> &mut HashMap<Key, String>;
+}
+
+impl Attached for Scaler {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn of(target: &mut Target) -> &mut Vec<Self> {
+        &mut target.scalers
+    }
+    fn index(index: &mut Index) -> &mut HashMap<Key, String> {
+        &mut index.scalers
+    }
+}
+
+impl Attached for ForeignHpa {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn of(target: &mut Target) -> &mut Vec<Self> {
+        &mut target.hpas
+    }
+    fn index(index: &mut Index) -> &mut HashMap<Key, String> {
+        &mut index.hpas
+    }
+}
+
+/// What the lock guards.
 #[derive(Debug, Default)]
-struct Index {
+pub struct Index {
     targets: HashMap<Key, Target>,
-    /// From a ScaledObject to the cluster it names: an update may name another one.
-    attached: HashMap<Key, String>,
+    scalers: HashMap<Key, String>,
+    hpas: HashMap<Key, String>,
 }
 
 /// The index. Cheap to share behind an `Arc`.
@@ -115,31 +163,31 @@ impl World {
         let mut index = self.write();
         index.targets.retain(|_, target| {
             target.cluster = None;
-            !target.scalers.is_empty()
+            *target != Target::default()
         });
         for (key, cluster) in clusters {
             index.targets.entry(key).or_default().cluster = Some(cluster);
         }
     }
 
-    /// Takes in a ScaledObject, new or changed; `None` if it is attached to no cluster.
-    pub fn put_scaler(&self, key: &Key, attachment: Option<Attachment>) {
+    /// Takes in a driver, new or changed; `None` if it is attached to no cluster.
+    pub fn put<D: Attached>(&self, key: &Key, attachment: Option<Attachment<D>>) {
         let mut index = self.write();
-        index.detach(key);
+        index.detach::<D>(key);
         if let Some(attachment) = attachment {
             index.attach(key, attachment);
         }
     }
 
-    /// Takes in all ScaledObjects of a fresh list; those it lacks are gone.
-    pub fn replace_scalers(&self, scalers: Vec<(Key, Attachment)>) {
+    /// Takes in all drivers of one kind from a fresh list; those it lacks are gone.
+    pub fn replace<D: Attached>(&self, drivers: Vec<(Key, Attachment<D>)>) {
         let mut index = self.write();
-        index.attached.clear();
+        D::index(&mut index).clear();
         index.targets.retain(|_, target| {
-            target.scalers.clear();
-            target.cluster.is_some()
+            D::of(target).clear();
+            *target != Target::default()
         });
-        for (key, attachment) in scalers {
+        for (key, attachment) in drivers {
             index.attach(&key, attachment);
         }
     }
@@ -155,17 +203,18 @@ impl World {
 }
 
 impl Index {
-    fn attach(&mut self, key: &Key, Attachment { cluster, scaler }: Attachment) {
+    fn attach<D: Attached>(&mut self, key: &Key, Attachment { cluster, driver }: Attachment<D>) {
         let target = self.targets.entry(Key::new(&key.namespace, &cluster)).or_default();
-        let place = target.scalers.partition_point(|known| known.name < scaler.name);
-        target.scalers.insert(place, scaler);
-        self.attached.insert(key.clone(), cluster);
+        let drivers = D::of(target);
+        let place = drivers.partition_point(|known| known.name() < driver.name());
+        drivers.insert(place, driver);
+        D::index(self).insert(key.clone(), cluster);
     }
 
-    fn detach(&mut self, key: &Key) {
-        if let Some(cluster) = self.attached.remove(key) {
+    fn detach<D: Attached>(&mut self, key: &Key) {
+        if let Some(cluster) = D::index(self).remove(key) {
             self.change(&Key::new(&key.namespace, cluster), |target| {
-                target.scalers.retain(|scaler| scaler.name != key.name);
+                D::of(target).retain(|driver| driver.name() != key.name);
             });
         }
     }
@@ -186,12 +235,12 @@ mod tests {
     use super::*;
 
     fn cluster(resource_version: &str) -> Cluster {
-        Cluster { resource_version: resource_version.into(), bounds: Bounds::default(), deleting: false }
+        Cluster { resource_version: resource_version.into(), ..Cluster::default() }
     }
 
-    fn attachment(cluster: &str, name: &str, paused: bool) -> Attachment {
-        let scaler = Scaler { name: name.into(), min: None, max: None, paused };
-        Attachment { cluster: cluster.into(), scaler }
+    fn attachment(cluster: &str, name: &str, paused: bool) -> Attachment<Scaler> {
+        let scaler = Scaler { name: name.into(), min: None, max: None, paused, takes_over: None };
+        Attachment { cluster: cluster.into(), driver: scaler }
     }
 
     fn names(target: &Target) -> Vec<&str> {
@@ -201,7 +250,7 @@ mod tests {
     #[test]
     fn either_may_come_first() {
         let world = World::default();
-        world.put_scaler(&Key::new("n", "s"), Some(attachment("a", "s", false)));
+        world.put(&Key::new("n", "s"), Some(attachment("a", "s", false)));
         assert_eq!(names(&world.target("n", "a")), ["s"]);
         world.put_cluster(Key::new("n", "a"), cluster("1"));
         let target = world.target("n", "a");
@@ -214,23 +263,23 @@ mod tests {
     fn a_scaler_may_move_and_leaves_nothing_behind() {
         let world = World::default();
         let key = Key::new("n", "s");
-        world.put_scaler(&key, Some(attachment("a", "s", false)));
-        world.put_scaler(&key, Some(attachment("b", "s", false)));
+        world.put(&key, Some(attachment("a", "s", false)));
+        world.put(&key, Some(attachment("b", "s", false)));
         assert_eq!(world.target("n", "a"), Target::default());
         assert_eq!(names(&world.target("n", "b")), ["s"]);
-        world.put_scaler(&key, None);
-        assert!(world.read().targets.is_empty() && world.read().attached.is_empty());
+        world.put::<Scaler>(&key, None);
+        assert!(world.read().targets.is_empty() && world.read().scalers.is_empty());
     }
 
     #[test]
     fn the_one_that_holds_counts() {
         let world = World::default();
-        world.put_scaler(&Key::new("n", "b"), Some(attachment("a", "b", false)));
-        world.put_scaler(&Key::new("n", "a"), Some(attachment("a", "a", true)));
+        world.put(&Key::new("n", "b"), Some(attachment("a", "b", false)));
+        world.put(&Key::new("n", "a"), Some(attachment("a", "a", true)));
         let target = world.target("n", "a");
         assert_eq!(names(&target), ["a", "b"]);
         assert_eq!(target.scaler().map(|scaler| scaler.name.as_str()), Some("b"));
-        world.put_scaler(&Key::new("n", "b"), None);
+        world.put::<Scaler>(&Key::new("n", "b"), None);
         assert_eq!(world.target("n", "a").scaler().map(|scaler| scaler.name.clone()), Some("a".into()));
     }
 
@@ -239,15 +288,30 @@ mod tests {
         let world = World::default();
         world.put_cluster(Key::new("n", "gone"), cluster("1"));
         world.put_cluster(Key::new("n", "kept"), cluster("1"));
-        world.put_scaler(&Key::new("n", "s"), Some(attachment("gone", "s", false)));
+        world.put(&Key::new("n", "s"), Some(attachment("gone", "s", false)));
         world.replace_clusters(vec![(Key::new("n", "kept"), cluster("2"))]);
         assert_eq!(world.target("n", "kept").cluster, Some(cluster("2")));
         assert_eq!(world.target("n", "gone").cluster, None);
         assert_eq!(names(&world.target("n", "gone")), ["s"]);
-        world.replace_scalers(Vec::new());
+        world.replace::<Scaler>(Vec::new());
         assert_eq!(world.target("n", "gone"), Target::default());
         assert_eq!(world.target("n", "kept").cluster, Some(cluster("2")));
         world.remove_cluster(&Key::new("n", "kept"));
         assert!(world.read().targets.is_empty());
+    }
+
+    #[test]
+    fn drivers_of_one_kind_leave_the_other_alone() {
+        let world = World::default();
+        let hpa = || Attachment { cluster: "a".into(), driver: ForeignHpa { name: "h".into() } };
+        world.put(&Key::new("n", "s"), Some(attachment("a", "s", false)));
+        world.put(&Key::new("n", "h"), Some(hpa()));
+        assert_eq!(world.target("n", "a").hpas, [ForeignHpa { name: "h".into() }]);
+        world.replace::<Scaler>(Vec::new());
+        assert_eq!(world.target("n", "a").hpas.len(), 1);
+        world.replace(vec![(Key::new("n", "h"), hpa())]);
+        assert_eq!(world.target("n", "a").hpas.len(), 1);
+        world.put::<ForeignHpa>(&Key::new("n", "h"), None);
+        assert!(world.read().targets.is_empty() && world.read().hpas.is_empty());
     }
 }

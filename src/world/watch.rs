@@ -1,4 +1,4 @@
-//! Watches that fill the index: VLLMClusters always, ScaledObjects while KEDA's CRD is there.
+//! Watches that fill the index: VLLMClusters and HPAs always, ScaledObjects while KEDA's CRD is there.
 //!
 //! Architecture invariant: an event becomes facts and is dropped; no object is kept. One unreadable object is
 //! reported and the watch goes on.
@@ -20,9 +20,10 @@ use tracing::{info, warn};
 
 use crate::api::names::SCALED_OBJECT_CRD;
 use crate::pace::Steady;
+use crate::policy::Scaler;
 
-use super::part::{ClusterPart, ScaledObjectPart};
-use super::{Attachment, Cluster, Key, World};
+use super::part::{ClusterPart, HpaPart, ScaledObjectPart};
+use super::{Attachment, Cluster, ForeignHpa, Key, World};
 
 /// Which watches have seen their whole list once since start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Synced {
     pub clusters: bool,
     /// All ScaledObjects are known, or it is known that there are none because KEDA is not installed.
     pub scalers: bool,
+    /// All HPAs are known.
+    pub hpas: bool,
 }
 
 /// Where a watch puts what it sees.
@@ -45,6 +48,7 @@ trait Sink<K> {
 
 struct Clusters(Arc<World>);
 struct Scalers(Arc<World>);
+struct Hpas(Arc<World>);
 
 impl Sink<ClusterPart> for Clusters {
     type Fact = Cluster;
@@ -66,25 +70,42 @@ impl Sink<ClusterPart> for Clusters {
 }
 
 impl Sink<ScaledObjectPart> for Scalers {
-    type Fact = Attachment;
-    fn fact(&self, object: &ScaledObjectPart) -> Option<Attachment> {
+    type Fact = Attachment<Scaler>;
+    fn fact(&self, object: &ScaledObjectPart) -> Option<Self::Fact> {
         object.attachment()
     }
-    fn put(&self, key: Key, fact: Option<Attachment>) {
-        self.0.put_scaler(&key, fact);
+    fn put(&self, key: Key, fact: Option<Self::Fact>) {
+        self.0.put(&key, fact);
     }
-    fn replace(&self, facts: Vec<(Key, Attachment)>) {
-        self.0.replace_scalers(facts);
+    fn replace(&self, facts: Vec<(Key, Self::Fact)>) {
+        self.0.replace(facts);
     }
     fn synced(&self, synced: &mut Synced) {
         synced.scalers = true;
     }
 }
 
+impl Sink<HpaPart> for Hpas {
+    type Fact = Attachment<ForeignHpa>;
+    fn fact(&self, object: &HpaPart) -> Option<Self::Fact> {
+        object.attachment()
+    }
+    fn put(&self, key: Key, fact: Option<Self::Fact>) {
+        self.0.put(&key, fact);
+    }
+    fn replace(&self, facts: Vec<(Key, Self::Fact)>) {
+        self.0.replace(facts);
+    }
+    fn synced(&self, synced: &mut Synced) {
+        synced.hpas = true;
+    }
+}
+
 /// Fills `world` for as long as it is polled.
 pub async fn run(client: Client, world: Arc<World>, synced: Sender<Synced>) {
     let clusters = feed(Clusters(Arc::clone(&world)), events::<ClusterPart>(client.clone()), &synced);
-    tokio::join!(clusters, scalers(client, world, &synced));
+    let hpas = feed(Hpas(Arc::clone(&world)), events::<HpaPart>(client.clone()), &synced);
+    tokio::join!(clusters, hpas, scalers(client, world, &synced));
 }
 
 /// Watches ScaledObjects while their CRD exists. A watch on an absent resource polls for ever, and one whose CRD
@@ -133,7 +154,7 @@ async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
         } else if !present {
             info!("KEDA is not installed: no ScaledObject holds a count");
             feeding = None;
-            world.replace_scalers(Vec::new());
+            world.replace::<Scaler>(Vec::new());
             synced.send_if_modified(|synced| !std::mem::replace(&mut synced.scalers, true));
         }
     }
@@ -205,4 +226,45 @@ where
 
 fn key_of<K: Resource<DynamicType = ()>>(object: &DeserializeGuard<K>) -> Key {
     Key::new(object.namespace().unwrap_or_default(), object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn hpa(name: &str, target: &Value) -> DeserializeGuard<HpaPart> {
+        let target = json!({"apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": target});
+        let object = json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"scaleTargetRef": target, "maxReplicas": 5}});
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[tokio::test]
+    async fn hpas_are_known_once_listed_and_follow_their_events() {
+        let world = Arc::new(World::default());
+        let (synced, seen) = tokio::sync::watch::channel(Synced::default());
+        let on = async |events: Vec<Event<DeserializeGuard<HpaPart>>>| {
+            feed(Hpas(Arc::clone(&world)), stream::iter(events.into_iter().map(Ok)), &synced).await;
+            ["a", "b"].map(|cluster| {
+                let hpas = world.target("n", cluster).hpas;
+                hpas.into_iter().map(|hpa| hpa.name).collect::<Vec<_>>().join(" ")
+            })
+        };
+        // The target's name is a number: unreadable, and no end of the watch.
+        let listed =
+            [hpa("y", &json!("a")), hpa("x", &json!("a")), hpa("z", &json!(5))].map(Event::InitApply);
+        assert_eq!(on([Event::Init].into_iter().chain(listed).collect()).await, ["", ""]);
+        assert_eq!(*seen.borrow(), Synced::default());
+        let listed =
+            [hpa("y", &json!("a")), hpa("x", &json!("a")), hpa("z", &json!(5))].map(Event::InitApply);
+        let events = [Event::Init].into_iter().chain(listed).chain([Event::InitDone]);
+        assert_eq!(on(events.collect()).await, ["x y", ""]);
+        assert_eq!(*seen.borrow(), Synced { hpas: true, ..Synced::default() });
+        assert_eq!(on(vec![Event::Apply(hpa("x", &json!("b")))]).await, ["y", "x"]);
+        // What becomes unreadable is of no concern any more.
+        assert_eq!(on(vec![Event::Apply(hpa("x", &json!(5)))]).await, ["y", ""]);
+        assert_eq!(on(vec![Event::Delete(hpa("y", &json!("a")))]).await, ["", ""]);
+    }
 }

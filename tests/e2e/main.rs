@@ -12,6 +12,7 @@ mod manifests;
 mod operator_down;
 mod plane_itself;
 mod removal;
+mod scaled_objects;
 mod steady_state;
 mod suite;
 
@@ -66,6 +67,10 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("admission::an_autoscaler_is_moved_to_the_bound", |plane| {
             Box::pin(admission::autoscaler_is_moved(plane))
         }),
+        ("scaled_objects::what_is_left_out_is_filled_in", |plane| Box::pin(scaled_objects::filled_in(plane))),
+        ("scaled_objects::what_cannot_work_is_refused", |plane| Box::pin(scaled_objects::refused(plane))),
+        ("scaled_objects::one_at_a_time", |plane| Box::pin(scaled_objects::one_at_a_time(plane))),
+        ("scaled_objects::with_the_operator_down", |plane| Box::pin(scaled_objects::operator_down(plane))),
         ("closed_loop::load_scales_up_and_its_end_scales_down", |plane| {
             Box::pin(closed_loop::up_and_down(plane))
         }),

@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 
-use crate::api::names::{KIND, MAX_REPLICAS, PAUSED, PAUSED_REPLICAS};
+use crate::api::names::{KIND, MAX_REPLICAS, PAUSED, PAUSED_REPLICAS, TRANSFER_HPA};
 use crate::policy::{Bounds, Finding, Outcome, Scaler};
 
 use super::triggers::judge_triggers;
 use super::view::{Fallback, Spec};
-use super::{Cluster, Known, ScaledObject, TRANSFER_HPA, Write};
+use super::{Cluster, Known, ScaledObject, Write};
 
 /// Longest label value, and longest name of an HPA that KEDA accepts.
 const MAX_LABEL: usize = 63;

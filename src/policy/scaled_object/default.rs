@@ -88,8 +88,9 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    use super::super::{Bounds, Known, REWRITE_TRIGGERS, ScaledObject, check};
+    use super::super::{Bounds, Known, ScaledObject, check};
     use super::*;
+    use crate::api::names::REWRITE_TRIGGERS;
 
     fn object(spec: &Value) -> Value {
         let mut object = json!({

@@ -31,11 +31,6 @@ pub use check::check;
 pub use default::default;
 pub use view::ScaledObject;
 
-/// Set to `"false"` on a `ScaledObject`, it leaves triggers of an older form as they are; they are refused then.
-pub const REWRITE_TRIGGERS: &str = "training.distributed-inference.io/rewrite-triggers";
-/// Set to `"true"` on a `ScaledObject`, KEDA takes over the HPA that the object names.
-pub const TRANSFER_HPA: &str = "scaledobject.keda.sh/transfer-hpa-ownership";
-
 /// What is known of the target `VLLMCluster`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {

@@ -5,6 +5,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::names::TRANSFER_HPA;
 
 /// A ScaledObject in which there is nothing to find, with a merge patch.
 fn object(patch: &Value) -> ScaledObject {

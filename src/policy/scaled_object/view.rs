@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::api::names::{GROUP, KIND, PAUSED, PAUSED_REPLICAS};
-
-use super::{REWRITE_TRIGGERS, TRANSFER_HPA};
+use crate::api::names::{GROUP, KIND, PAUSED, PAUSED_REPLICAS, REWRITE_TRIGGERS, TRANSFER_HPA};
 
 /// The annotations that the policy reads.
 const ANNOTATIONS: [&str; 4] = [PAUSED, PAUSED_REPLICAS, REWRITE_TRIGGERS, TRANSFER_HPA];

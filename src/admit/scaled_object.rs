@@ -1,0 +1,126 @@
+//! Writes of ScaledObjects that drive a VLLMCluster.
+//!
+//! Architecture invariant: decides from what is known, and reads live only where the cluster is not known yet and
+//! before a refusal; ScaledObjects are written by people, not by the second.
+
+use json_patch::PatchOperation;
+use serde_json::Value;
+use webhook::review::{Operation, Request};
+
+use crate::policy::scaled_object::{Cluster, Known, ScaledObject, Write, check, default};
+use crate::policy::{Outcome, Scaler};
+use crate::world::live::LiveError;
+use crate::world::{self, Target};
+
+use super::{Admission, Phase, Unjudged, part};
+
+/// What is around a ScaledObject.
+struct Surroundings {
+    cluster: Option<Cluster>,
+    scalers: Vec<Scaler>,
+    hpas: Vec<String>,
+}
+
+impl Surroundings {
+    fn new(target: Target, own_name: &str) -> Self {
+        let Target { cluster, scalers, hpas } = target;
+        Self {
+            cluster: cluster.map(
+                |world::Cluster { bounds, cpu_request, memory_request, resource_version: _, deleting: _ }| {
+                    Cluster { bounds, cpu_request, memory_request }
+                },
+            ),
+            scalers: scalers.into_iter().filter(|scaler| scaler.name != own_name).collect(),
+            hpas: hpas.into_iter().map(|hpa| hpa.name).collect(),
+        }
+    }
+
+    fn known(&self) -> Known<'_> {
+        Known { cluster: self.cluster, scalers: &self.scalers, hpas: &self.hpas }
+    }
+}
+
+impl Admission {
+    pub(super) async fn scaled_object(
+        &self,
+        phase: Phase,
+        request: &Request<'_>,
+    ) -> Result<Outcome, Unjudged> {
+        // What does not parse has a field of a wrong type: KEDA's schema refuses it, and names the field.
+        let Ok(new) = part::<ScaledObject>(request.object, "object") else { return Ok(Outcome::default()) };
+        let old = match request.operation {
+            Operation::Create => None,
+            Operation::Update => part::<ScaledObject>(request.old_object, "oldObject").ok(),
+            Operation::Delete | Operation::Connect => return Ok(Outcome::default()),
+        };
+        let Some(cluster) = new.targets_cluster() else { return Ok(Outcome::default()) };
+        let namespace = &*request.namespace;
+        let mut target = self.world.target(namespace, cluster);
+        if target.cluster.is_none() {
+            // Applied together, the cluster may be younger than what the watch has told.
+            self.metrics.live_reads.inc();
+            target.cluster = self.live.cluster(namespace, cluster).await?;
+        }
+        let ask = |surroundings: &Surroundings| {
+            let write = Write { new: &new, old: old.as_ref(), known: surroundings.known() };
+            match phase {
+                Phase::Validating => check(&write),
+                Phase::Mutating => default_then_check(&write, request),
+            }
+        };
+        let outcome = ask(&Surroundings::new(target, &new.name));
+        let outcome = if outcome.allowed() {
+            outcome
+        } else {
+            ask(&self.live_surroundings(namespace, cluster, &new.name).await?)
+        };
+        Ok(outcome)
+    }
+
+    /// All around a ScaledObject, read live.
+    async fn live_surroundings(
+        &self,
+        namespace: &str,
+        cluster: &str,
+        own_name: &str,
+    ) -> Result<Surroundings, LiveError> {
+        self.metrics.live_reads.inc();
+        let (found, scalers, hpas, defaults) = tokio::try_join!(
+            self.live.cluster(namespace, cluster),
+            self.live.scalers_of(namespace),
+            self.live.hpas_of(namespace),
+            self.live.default_requests(namespace),
+        )?;
+        let scalers = scalers
+            .into_iter()
+            .filter(|attached| attached.cluster == cluster)
+            .map(|attached| attached.driver);
+        let hpas =
+            hpas.into_iter().filter(|attached| attached.cluster == cluster).map(|attached| attached.driver);
+        let mut found = Surroundings::new(
+            Target { cluster: found, scalers: scalers.collect(), hpas: hpas.collect() },
+            own_name,
+        );
+        if let Some(cluster) = &mut found.cluster {
+            cluster.cpu_request |= defaults.cpu;
+            cluster.memory_request |= defaults.memory;
+        }
+        Ok(found)
+    }
+}
+
+/// Fills in and brings up to date, and judges the result as it would be stored.
+fn default_then_check(write: &Write<'_>, request: &Request<'_>) -> Outcome {
+    let Outcome { edits, warnings, refusals, .. } = default(write);
+    let stored = stored(request, &edits);
+    let new = stored.as_ref().unwrap_or(write.new);
+    // The validating webhook repeats the check's warnings; here they would be said twice.
+    let judged = check(&Write { new, old: write.old, known: write.known });
+    Outcome { refusals: [refusals, judged.refusals].concat(), warnings, edits, ..Outcome::default() }
+}
+
+fn stored(request: &Request<'_>, edits: &[PatchOperation]) -> Option<ScaledObject> {
+    let mut object: Value = serde_json::from_str(request.object?.get()).ok()?;
+    json_patch::patch(&mut object, edits).ok()?;
+    serde_json::from_value(object).ok()
+}

@@ -1,0 +1,229 @@
+//! Writes of a HorizontalPodAutoscaler that points at a `VLLMCluster` and that no ScaledObject controls.
+//!
+//! Left to the API server, which judges an HPA before any webhook that validates: a minimum above the maximum.
+//!
+//! Architecture invariant: judges only; an HPA is never changed.
+
+use crate::api::names::{KIND, TRANSFER_HPA};
+
+use super::{Bounds, Finding, Outcome, Scaler};
+
+/// An HPA, as far as the policy reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hpa {
+    /// Its name.
+    pub name: String,
+    /// The `VLLMCluster` that it points at.
+    pub cluster: String,
+    /// `spec.minReplicas`; absent, 1.
+    pub min: i32,
+    /// `spec.maxReplicas`.
+    pub max: i32,
+    /// Whether its annotation `validations.keda.sh/hpa-ownership` lets it stand beside a ScaledObject.
+    pub beside: bool,
+}
+
+/// One write of an HPA.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// The HPA that the write states.
+    pub new: &'a Hpa,
+    /// The HPA before the write, where it pointed at a cluster and no ScaledObject controlled it; `None` on
+    /// creation.
+    pub old: Option<&'a Hpa>,
+    /// The cluster's bounds; `None` where there is no such cluster.
+    pub bounds: Option<Bounds>,
+    /// The attached ScaledObjects.
+    pub scalers: &'a [Scaler],
+}
+
+/// Judges a write. One that changes nothing of what is read is let through in silence.
+pub fn check(write: &Write<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    if write.old == Some(write.new) {
+        return outcome;
+    }
+    judge_rivals(write, &mut outcome);
+    judge_range(write, &mut outcome);
+    outcome
+}
+
+impl<'a> Write<'a> {
+    /// The HPA before the write, where its violations excuse the new one's: it pointed at this cluster already.
+    fn predecessor(&self) -> Option<&'a Hpa> {
+        self.old.filter(|old| old.cluster == self.new.cluster)
+    }
+}
+
+/// Whoever else decides on the same count.
+fn judge_rivals(write: &Write<'_>, outcome: &mut Outcome) {
+    let Hpa { name: hpa, cluster, beside, .. } = write.new;
+    let older = write.predecessor().is_some_and(|old| !old.beside);
+    for Scaler { name, .. } in write.scalers.iter().filter(|scaler| scaler.takes_over.as_ref() != Some(hpa)) {
+        let finding = Finding::of_scaler(
+            "spec.scaleTargetRef",
+            format!(
+                "ScaledObject {name:?} scales {KIND} {cluster:?} already, and two autoscalers undo each other's counts; put the metrics into its triggers, delete it first: kubectl delete scaledobject {name}, or let it take this HPA over: annotate it {TRANSFER_HPA}: \"true\" and set its spec.advanced.horizontalPodAutoscalerConfig.name to {hpa:?}"
+            ),
+        );
+        say(finding, older || *beside, outcome);
+    }
+}
+
+/// The HPA's range against the cluster's bounds: nothing in common refuses, a wider range warns.
+fn judge_range(write: &Write<'_>, outcome: &mut Outcome) {
+    let Hpa { cluster, min, max, .. } = write.new;
+    let (min, max) = (*min, *max);
+    let Some(bounds) = write.bounds.filter(|bounds| bounds.consistent() && min <= max) else { return };
+    let (lower, upper) = (bounds.lower(), bounds.upper());
+    // Whichever bound is out of reach alone is at fault: one that was so before is no doing of this write.
+    let (field, older) = if max < lower {
+        ("spec.maxReplicas", write.predecessor().is_some_and(|old| old.max == max))
+    } else if min > upper {
+        ("spec.minReplicas", write.predecessor().is_some_and(|old| old.min == min))
+    } else {
+        if min < lower || max > upper {
+            outcome.warnings.push(format!(
+                "the HPA asks for {min} to {max} replicas; the bounds of {KIND} {cluster:?} leave {} to {} of them",
+                min.max(lower),
+                max.min(upper)
+            ));
+        }
+        return;
+    };
+    let finding = Finding::new(
+        field,
+        format!(
+            "{min} to {max} has no count in common with the bounds {lower} to {upper} of {KIND} {cluster:?}; choose a range that overlaps them, or change spec.minReplicas and spec.maxReplicas there first"
+        ),
+    );
+    say(finding, older, outcome);
+}
+
+fn say(finding: Finding, excused: bool, outcome: &mut Outcome) {
+    if excused {
+        outcome.warnings.push(format!("{}: {}", finding.field, finding.message));
+    } else {
+        outcome.refusals.push(finding);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const BOUNDS: Option<Bounds> = Some(Bounds { min: Some(2), max: Some(6) });
+
+    fn hpa(min: i32, max: i32) -> Hpa {
+        Hpa { name: "h".into(), cluster: "a".into(), min, max, beside: false }
+    }
+
+    fn of_b(hpa: Hpa) -> Hpa {
+        Hpa { cluster: "b".into(), ..hpa }
+    }
+
+    fn beside(hpa: Hpa) -> Hpa {
+        Hpa { beside: true, ..hpa }
+    }
+
+    fn scaler(name: &str, takes_over: Option<&str>) -> Scaler {
+        let takes_over = takes_over.map(str::to_owned);
+        Scaler { name: name.into(), min: None, max: None, paused: false, takes_over }
+    }
+
+    #[rstest]
+    #[case::within(hpa(2, 6), "", 0)]
+    #[case::at_the_lower_bound(hpa(1, 2), "", 1)]
+    #[case::at_the_upper_bound(hpa(6, 9), "", 1)]
+    #[case::below(hpa(1, 1), "spec.maxReplicas: 1 to 1 has no count in common with the bounds 2 to 6", 0)]
+    #[case::above(hpa(7, 9), "spec.minReplicas: 7 to 9 has no count in common", 0)]
+    #[case::wider_below(hpa(1, 6), "", 1)]
+    #[case::wider_above(hpa(2, 7), "", 1)]
+    #[case::crossed_is_for_the_api_server(hpa(9, 1), "", 0)]
+    fn range(#[case] new: Hpa, #[case] says: &str, #[case] warnings: usize) {
+        let outcome = check(&Write { new: &new, old: None, bounds: BOUNDS, scalers: &[] });
+        assert_eq!((outcome.allowed(), outcome.warnings.len()), (says.is_empty(), warnings), "{outcome:?}");
+        assert!(outcome.message().contains(says) && !outcome.rests_on_scaler(), "{outcome:?}");
+        // The same HPA again is no change; a cluster that nobody knows has no bounds; crossed ones are no bounds.
+        let again = Write { new: &new, old: Some(&new), bounds: BOUNDS, scalers: &[] };
+        assert_eq!(check(&again), Outcome::default());
+        for bounds in [None, Some(Bounds { min: Some(6), max: Some(2) })] {
+            assert_eq!(check(&Write { old: None, bounds, ..again }), Outcome::default());
+        }
+    }
+
+    #[test]
+    fn a_wider_range_is_told_what_is_left_of_it() {
+        let new = hpa(1, 9);
+        let outcome = check(&Write { new: &new, old: None, bounds: BOUNDS, scalers: &[] });
+        assert!(
+            outcome.warnings[0]
+                .ends_with("asks for 1 to 9 replicas; the bounds of VLLMCluster \"a\" leave 2 to 6 of them"),
+            "{outcome:?}"
+        );
+    }
+
+    #[rstest]
+    #[case::minimum_was_so(hpa(7, 9), hpa(7, 20), true)]
+    #[case::minimum_is_new(hpa(8, 9), hpa(7, 9), false)]
+    #[case::maximum_was_so(hpa(0, 1), hpa(1, 1), true)]
+    #[case::maximum_is_new(hpa(1, 6), hpa(1, 1), false)]
+    #[case::it_pointed_elsewhere(of_b(hpa(7, 9)), hpa(7, 20), false)]
+    fn an_older_range_warns(#[case] old: Hpa, #[case] new: Hpa, #[case] allowed: bool) {
+        let outcome = check(&Write { new: &new, old: Some(&old), bounds: BOUNDS, scalers: &[] });
+        assert_eq!(
+            (outcome.allowed(), outcome.warnings.len()),
+            (allowed, usize::from(allowed)),
+            "{outcome:?}"
+        );
+        assert!(outcome.warnings.iter().all(|warning| warning.contains("no count in common")), "{outcome:?}");
+    }
+
+    #[rstest]
+    #[case::beside_one(None, None, hpa(2, 6), 1, 0)]
+    #[case::taken_over(Some("h"), None, hpa(2, 6), 0, 0)]
+    #[case::another_is_taken_over(Some("other"), None, hpa(2, 6), 1, 0)]
+    #[case::excused(None, None, beside(hpa(2, 6)), 0, 1)]
+    #[case::it_was_there_before(None, Some(hpa(2, 5)), hpa(2, 6), 0, 1)]
+    #[case::it_pointed_elsewhere(None, Some(of_b(hpa(2, 6))), hpa(2, 6), 1, 0)]
+    #[case::excused_no_longer(None, Some(beside(hpa(2, 6))), hpa(2, 6), 1, 0)]
+    #[case::excused_now(None, Some(hpa(2, 6)), beside(hpa(2, 6)), 0, 1)]
+    fn next_to_a_scaled_object(
+        #[case] takes_over: Option<&str>,
+        #[case] old: Option<Hpa>,
+        #[case] new: Hpa,
+        #[case] refusals: usize,
+        #[case] warnings: usize,
+    ) {
+        let scalers = [scaler("queue", takes_over)];
+        let outcome = check(&Write { new: &new, old: old.as_ref(), bounds: BOUNDS, scalers: &scalers });
+        assert_eq!((outcome.refusals.len(), outcome.warnings.len()), (refusals, warnings), "{outcome:?}");
+        assert_eq!(outcome.rests_on_scaler(), refusals > 0);
+        let said = outcome.message() + &outcome.warnings.concat();
+        assert_eq!(
+            said.contains("spec.scaleTargetRef: ScaledObject \"queue\""),
+            refusals + warnings > 0,
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn each_rival_is_named_and_a_paused_one_too() {
+        let new = hpa(7, 9);
+        let scalers = [
+            scaler("first", None),
+            Scaler { paused: true, ..scaler("second", None) },
+            scaler("third", Some("h")),
+        ];
+        let outcome = check(&Write { new: &new, old: None, bounds: BOUNDS, scalers: &scalers });
+        assert_eq!(outcome.refusals.len(), 3, "{outcome:?}");
+        let message = outcome.message();
+        assert!(
+            message.contains("\"first\"") && message.contains("kubectl delete scaledobject second"),
+            "{message}"
+        );
+        assert!(!message.contains("third") && message.contains("no count in common"), "{message}");
+    }
+}
