@@ -30,8 +30,9 @@ impl Admission {
         };
         let namespace = &*request.namespace;
         let known = self.world.target(namespace, &new.cluster);
-        let outcome = ask(known.cluster.map(|cluster| cluster.bounds), &known.scalers);
-        if outcome.allowed() {
+        // A cluster that no watch has told of may be younger than that: applied together with its HPA.
+        let outcome = known.cluster.map(|cluster| ask(Some(cluster.bounds), &known.scalers));
+        if let Some(outcome) = outcome.filter(Outcome::allowed) {
             return Ok(outcome);
         }
         // A refusal rests on other objects, which may have changed since they were last seen.
