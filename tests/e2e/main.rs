@@ -8,6 +8,7 @@ mod admission;
 mod certificates;
 mod closed_loop;
 mod daily_use;
+mod keda_optional;
 mod manifests;
 mod operator_down;
 mod plane_itself;
@@ -37,11 +38,7 @@ fn main() -> ExitCode {
             let suite = Arc::clone(&suite);
             Trial::test(name, move || suite.run(scenario))
         })
-        .chain(
-            plane_itself()
-                .into_iter()
-                .map(|(name, scenario)| Trial::test(name, move || suite::alone(scenario))),
-        )
+        .chain(alone().into_iter().map(|(name, scenario)| Trial::test(name, move || suite::alone(scenario))))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     suite.end(!conclusion.has_failed());
@@ -92,8 +89,10 @@ fn shared() -> Vec<(&'static str, Scenario)> {
     ]
 }
 
-fn plane_itself() -> Vec<(&'static str, suite::Alone)> {
+/// Scenarios that start what they need by themselves.
+fn alone() -> Vec<(&'static str, suite::Alone)> {
     vec![
+        ("keda_optional::keda_comes_and_goes", || Box::pin(keda_optional::comes_and_goes())),
         ("plane_itself::a_warm_start_is_ready_in_time", || {
             Box::pin(plane_itself::a_warm_start_is_ready_in_time())
         }),
