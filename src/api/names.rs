@@ -73,6 +73,9 @@ pub const CONDITION_RECONCILING: &str = "Reconciling";
 /// Condition: it will not get further without a person.
 pub const CONDITION_STALLED: &str = "Stalled";
 
+/// Condition: what drives the count and the cluster's bounds do not fit together.
+pub const CONDITION_SCALING_CONFLICT: &str = "ScalingConflict";
+
 /// The selector of a cluster's pods, in the form that `/scale` publishes.
 ///
 /// ```

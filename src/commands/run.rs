@@ -53,7 +53,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let client_without_retry = Client::try_from(config)?;
 
     let metrics = Arc::new(Metrics::default());
-    let world = Arc::new(World::default());
+    let (world, changed) = World::with_listener();
+    let world = Arc::new(world);
     let resolver = Arc::new(certs::Resolver::default());
     let (synced, synced_seen) = watch::channel(Synced::default());
     let (bundle_in_place, bundle_seen) = watch::channel(false);
@@ -80,14 +81,25 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let limits = Limits { drain: args.drain, ..Limits::default() };
     let stop = Stop { lame_duck: stopping.clone(), ..Stop::default() };
 
-    let watches = tokio::spawn(world::watch::run(client.clone(), world, synced));
+    let mut listed = synced.subscribe();
+    let watches = tokio::spawn(world::watch::run(client.clone(), Arc::clone(&world), synced));
     let certificates = tokio::spawn(certificates::run(
         client.clone(),
         certificate_settings(&args),
         resolver,
         bundle_in_place,
     ));
-    let controller = tokio::spawn(controller::run(client, stopping.clone()));
+    // What drives a cluster is part of its status: without all of it, a restart would write what it did not see.
+    let controller = tokio::spawn({
+        let stopping = stopping.clone();
+        async move {
+            let all = Synced { clusters: true, scalers: true, hpas: true };
+            // An error is the end of the watches, which ends the process by itself.
+            if listed.wait_for(|synced| *synced == all).await.is_ok() {
+                controller::run(client, world, changed, stopping).await;
+            }
+        }
+    });
     let admission = tokio::spawn(serve(listener, tls, admission_routes(&admission), limits, stop.clone()));
     let plain = tokio::spawn(axum::serve(plain, plain_routes(health)).into_future());
     info!(admission = %args.listen, plain = %args.plain_listen, "serving");

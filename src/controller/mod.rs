@@ -23,15 +23,20 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::api::VLLMCluster;
 use crate::api::names::{LABEL_MANAGED_BY, OPERATOR};
+use crate::api::{VLLMCluster, VLLMClusterSpec};
 use crate::objects::{InvalidCluster, ValidatedCluster};
 use crate::pace::Steady;
+use crate::policy::cluster::Spec;
+use crate::policy::{self, Bounds};
+use crate::world::{Key, Target, World};
 
 use apply::{Outcome, apply, write_status};
 use observe::observe;
@@ -105,6 +110,7 @@ struct Retry(String);
 
 struct Context {
     client: Client,
+    world: Arc<World>,
     /// Failures in a row, by namespace and name.
     failures: Mutex<HashMap<(String, String), u32>>,
 }
@@ -116,14 +122,24 @@ impl Context {
     }
 }
 
-/// Reconciles every cluster until `shutdown`.
-pub async fn run(client: Client, shutdown: CancellationToken) {
+/// Reconciles every cluster until `shutdown`, and those in `changed` again: what drives them is another.
+pub async fn run(
+    client: Client,
+    world: Arc<World>,
+    changed: UnboundedReceiver<Key>,
+    shutdown: CancellationToken,
+) {
+    let changed = futures::stream::unfold(changed, |mut changed| async {
+        let Key { namespace, name } = changed.recv().await?;
+        Some((ObjectRef::new(&name).within(&namespace), changed))
+    });
     let ours = watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={OPERATOR}"));
     let clusters = Api::<DeserializeGuard<VLLMCluster>>::all(client.clone());
-    let context = Arc::new(Context { client: client.clone(), failures: Mutex::default() });
+    let context = Arc::new(Context { client: client.clone(), world, failures: Mutex::default() });
     Controller::new(clusters, watcher::Config::default())
         .owns(Api::<StatefulSet>::all(client.clone()), ours.clone())
         .owns(Api::<Service>::all(client), ours)
+        .reconcile_on(changed)
         .trigger_backoff(Steady)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
@@ -142,7 +158,7 @@ async fn reconcile(
 ) -> Result<Action, Retry> {
     let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let action = match &cluster.0 {
-        Ok(cluster) => reconcile_readable(&context.client, cluster, Timestamp::now()).await?,
+        Ok(cluster) => reconcile_readable(&context, cluster, Timestamp::now()).await?,
         Err(invalid) => {
             warn!(
                 namespace = key.0,
@@ -157,7 +173,12 @@ async fn reconcile(
     Ok(action)
 }
 
-async fn reconcile_readable(client: &Client, cluster: &VLLMCluster, now: Timestamp) -> Result<Action, Retry> {
+async fn reconcile_readable(
+    context: &Context,
+    cluster: &VLLMCluster,
+    now: Timestamp,
+) -> Result<Action, Retry> {
+    let client = &context.client;
     if cluster.metadata.deletion_timestamp.is_some() {
         // What it owns goes by garbage collection.
         return Ok(Action::await_change());
@@ -168,7 +189,8 @@ async fn reconcile_readable(client: &Client, cluster: &VLLMCluster, now: Timesta
             let observed = observe(client, &cluster).await.map_err(|error| Retry(error.to_string()))?;
             let plan = plan(&cluster, &observed);
             let applied = apply(client, &cluster, plan, observed).await;
-            (status::status(&cluster, &before, &applied, now), next(&applied.outcomes))
+            let conflicts = conflicts(&context.world, &cluster);
+            (status::status(&cluster, &before, &applied, &conflicts, now), next(&applied.outcomes))
         }
         Err(invalid @ (InvalidCluster::NameTooLong(_) | InvalidCluster::NoReplicas)) => {
             let generation = cluster.metadata.generation.unwrap_or_default();
@@ -188,6 +210,20 @@ async fn reconcile_readable(client: &Client, cluster: &VLLMCluster, now: Timesta
         }
     }
     action
+}
+
+/// What does not fit between the cluster and what drives it.
+fn conflicts(world: &World, cluster: &ValidatedCluster) -> Vec<String> {
+    let VLLMClusterSpec { min_replicas, max_replicas, .. } = cluster.spec;
+    let bounds = Bounds { min: min_replicas, max: max_replicas };
+    let Target { cluster: _, scalers, hpas } = world.target(&cluster.namespace, &cluster.name);
+    let hpas: Vec<_> = hpas.into_iter().map(|hpa| hpa.name).collect();
+    policy::cluster::conflicts(
+        &cluster.name,
+        Spec { replicas: Some(cluster.replicas), bounds },
+        &scalers,
+        &hpas,
+    )
 }
 
 /// When to look again, from what became of the objects.

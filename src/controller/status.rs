@@ -8,7 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 
 use crate::api::VLLMClusterStatus;
-use crate::api::names::{CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED, selector};
+use crate::api::names::{
+    CONDITION_READY, CONDITION_RECONCILING, CONDITION_SCALING_CONFLICT, CONDITION_STALLED, selector,
+};
 use crate::objects::ValidatedCluster;
 
 use super::Kind;
@@ -55,6 +57,7 @@ pub fn status(
     cluster: &ValidatedCluster,
     before: &VLLMClusterStatus,
     applied: &Applied,
+    conflicts: &[String],
     now: Timestamp,
 ) -> VLLMClusterStatus {
     let set = match &applied.outcomes[Kind::StatefulSet.index()] {
@@ -68,7 +71,7 @@ pub fn status(
         .any(|condition| condition.type_ == CONDITION_READY && condition.status == "True");
     let stalled = stalled(applied);
     let reconciling = reconciling(cluster, set, stalled.holds, applied);
-    let verdicts = [ready(cluster, set, was_ready), reconciling, stalled];
+    let verdicts = [ready(cluster, set, was_ready), reconciling, stalled, scaling_conflict(conflicts)];
     // Counts stay as last seen while the StatefulSet cannot be seen: an HPA divides by them.
     let counts = set.map_or((before.replicas, before.ready_replicas), |set| (set.replicas, set.ready));
     VLLMClusterStatus {
@@ -94,6 +97,7 @@ pub fn unbuildable(
         verdict(CONDITION_READY, false),
         verdict(CONDITION_RECONCILING, false),
         verdict(CONDITION_STALLED, true),
+        scaling_conflict(&[]),
     ];
     VLLMClusterStatus {
         selector: selector(name),
@@ -188,10 +192,25 @@ fn stalled(applied: &Applied) -> Verdict {
     }
 }
 
+/// What slipped past admission, in its own sentences.
+fn scaling_conflict(conflicts: &[String]) -> Verdict {
+    let holds = !conflicts.is_empty();
+    Verdict {
+        kind: CONDITION_SCALING_CONFLICT,
+        holds,
+        reason: if holds { "DoesNotFit" } else { "Consistent" },
+        message: if holds {
+            conflicts.join("; ")
+        } else {
+            "the bounds and what drives the count fit together".into()
+        },
+    }
+}
+
 /// Ours in a fixed order, behind those that others have put there.
 fn conditions(
     before: &[Condition],
-    verdicts: &[Verdict; 3],
+    verdicts: &[Verdict; 4],
     generation: i64,
     now: Timestamp,
 ) -> Vec<Condition> {

@@ -27,6 +27,10 @@ struct Server {
 }
 
 impl Server {
+    fn context(&self) -> Context {
+        Context { client: self.client(), world: Arc::default(), failures: Mutex::default() }
+    }
+
     fn client(&self) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -83,7 +87,7 @@ fn now() -> Timestamp {
 async fn the_first_reconciliation_makes_all_and_the_second_nothing() {
     let server = Server::default();
     let mut cluster = cluster(2);
-    reconcile_readable(&server.client(), &cluster, now()).await.unwrap();
+    reconcile_readable(&server.context(), &cluster, now()).await.unwrap();
     assert_eq!(server.writes(), [SERVICE, PODS, SET, STATUS]);
 
     // The status as the first one wrote it, for what exists now.
@@ -92,16 +96,16 @@ async fn the_first_reconciliation_makes_all_and_the_second_nothing() {
     let plan = plan(&validated, &observed);
     let applied = apply(&server.client(), &validated, plan, observed).await;
     cluster.status =
-        Some(status::status(&validated, &crate::api::VLLMClusterStatus::default(), &applied, now()));
+        Some(status::status(&validated, &crate::api::VLLMClusterStatus::default(), &applied, &[], now()));
     assert_eq!(server.writes(), Vec::<String>::new());
-    reconcile_readable(&server.client(), &cluster, now()).await.unwrap();
+    reconcile_readable(&server.context(), &cluster, now()).await.unwrap();
     assert_eq!(server.writes(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn one_failure_keeps_back_nothing_else_and_is_tried_again() {
     let server = Server { fails: Some((SET, 503)), ..Server::default() };
-    let result = reconcile_readable(&server.client(), &cluster(2), now()).await;
+    let result = reconcile_readable(&server.context(), &cluster(2), now()).await;
     assert!(result.is_err_and(|error| error.to_string().contains("applying StatefulSet my-cluster")));
     let mut writes = server.writes();
     writes.dedup();
@@ -111,7 +115,7 @@ async fn one_failure_keeps_back_nothing_else_and_is_tried_again() {
 #[tokio::test]
 async fn a_refusal_for_good_waits_for_a_change() {
     let server = Server { fails: Some((SET, 422)), ..Server::default() };
-    let action = reconcile_readable(&server.client(), &cluster(2), now()).await.unwrap();
+    let action = reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
     assert_eq!(action, Action::requeue(STALLED_RETRY));
 }
 
@@ -120,7 +124,7 @@ async fn a_cluster_that_is_being_deleted_is_left_to_garbage_collection() {
     let server = Server::default();
     let mut cluster = cluster(2);
     cluster.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
-    reconcile_readable(&server.client(), &cluster, now()).await.unwrap();
+    reconcile_readable(&server.context(), &cluster, now()).await.unwrap();
     assert_eq!(server.writes(), Vec::<String>::new());
 }
 
@@ -129,7 +133,7 @@ async fn a_statefulset_of_another_is_not_written() {
     let server = Server::default();
     let foreign = json!({"metadata": {"name": "my-cluster", "namespace": "t"}, "spec": {"serviceName": "x", "selector": {}, "template": {}}});
     server.objects.lock().unwrap().insert(SET.into(), foreign);
-    let action = reconcile_readable(&server.client(), &cluster(2), now()).await.unwrap();
+    let action = reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
     assert_eq!(action, Action::requeue(STALLED_RETRY));
     assert_eq!(server.writes(), [SERVICE, PODS, STATUS]);
 }

@@ -91,6 +91,40 @@ pub fn check(write: &Write<'_>) -> Outcome {
     outcome
 }
 
+/// What is wrong between a cluster and what drives it, whoever let it pass: the sentences of refusals and
+/// warnings, for a condition. Empty: nothing.
+pub fn conflicts(name: &str, spec: Spec, scalers: &[Scaler], hpas: &[String]) -> Vec<String> {
+    let mut outcome = Outcome::default();
+    if let Some(replicas) = spec.replicas {
+        outcome.refusals.extend(spec.bounds.violation(name, replicas));
+    }
+    for scaler in scalers {
+        judge_scaler(
+            &Write { name, new: spec, old: None, keep_live: false, scaler: Some(scaler) },
+            &mut outcome,
+        );
+    }
+    let findings = outcome.refusals.iter().map(|finding| format!("{}: {}", finding.field, finding.message));
+    let mut conflicts: Vec<_> = findings.chain(outcome.warnings).collect();
+    let drivers: Vec<_> = scalers
+        .iter()
+        .map(|scaler| format!("ScaledObject {:?}", scaler.name))
+        .chain(
+            // An HPA that is about to be taken over is no second driver.
+            hpas.iter()
+                .filter(|hpa| scalers.iter().all(|scaler| scaler.takes_over.as_ref() != Some(hpa)))
+                .map(|hpa| format!("HorizontalPodAutoscaler {hpa:?}")),
+        )
+        .collect();
+    if drivers.len() > 1 {
+        conflicts.push(format!(
+            "{} scale {KIND} {name:?} at once and undo each other's counts; delete all but one",
+            drivers.join(" and ")
+        ));
+    }
+    conflicts
+}
+
 /// The name becomes a Service's (DNS-1035 label) and part of a pod label (at most 52 characters).
 fn name_finding(name: &str) -> Option<Finding> {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -274,6 +308,27 @@ mod tests {
         let old = spec(Some(9), None, None);
         let outcome = check(&write(Some(old), spec(Some(9), None, Some(5)), None));
         assert!(outcome.message().contains("spec.replicas: 9 is above the maximum 5"), "{outcome:?}");
+    }
+
+    #[rstest]
+    #[case::one_that_fits(spec(Some(4), Some(3), Some(6)), &[scaler(3, 6)], &[], &[])]
+    #[case::count_outside(spec(Some(9), None, Some(6)), &[], &[], &["spec.replicas: 9 is above the maximum 6"])]
+    #[case::nothing_in_common(spec(Some(1), None, Some(2)), &[scaler(3, 6)], &[], &["spec.maxReplicas: the bounds 1 to 2 have no count in common"])]
+    #[case::partial(spec(Some(4), None, Some(5)), &[scaler(3, 6)], &[], &["leave 3 to 5 of them"])]
+    #[case::two_scalers(spec(Some(4), None, None), &[scaler(3, 6), Scaler { name: "other".into(), ..scaler(3, 6) }], &[], &["ScaledObject \"queue\" and ScaledObject \"other\" scale VLLMCluster \"a\" at once"])]
+    #[case::beside_an_hpa(spec(Some(4), None, None), &[scaler(3, 6)], &["h"], &["ScaledObject \"queue\" and HorizontalPodAutoscaler \"h\""])]
+    #[case::taken_over(spec(Some(4), None, None), &[Scaler { takes_over: Some("h".into()), ..scaler(3, 6) }], &["h"], &[])]
+    #[case::an_hpa_alone(spec(Some(4), None, None), &[], &["h"], &[])]
+    fn conflicts_of(
+        #[case] spec: Spec,
+        #[case] scalers: &[Scaler],
+        #[case] hpas: &[&str],
+        #[case] says: &[&str],
+    ) {
+        let hpas: Vec<_> = hpas.iter().map(|&hpa| hpa.to_owned()).collect();
+        let found = conflicts("a", spec, scalers, &hpas);
+        assert_eq!(found.len(), says.len(), "{found:?}");
+        assert!(found.iter().zip(says).all(|(found, says)| found.contains(says)), "{found:?}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod watch;
 use std::sync::{PoisonError, RwLock};
 
 use hashbrown::{Equivalent, HashMap};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::policy::{Bounds, Scaler};
 
@@ -140,9 +141,27 @@ pub struct Index {
 #[derive(Debug, Default)]
 pub struct World {
     index: RwLock<Index>,
+    /// Who is told of clusters whose drivers have changed.
+    listener: Option<UnboundedSender<Key>>,
 }
 
 impl World {
+    /// An empty world that tells of each cluster whose drivers have changed. The listener must keep up: it is told
+    /// without waiting.
+    pub fn with_listener() -> (Self, UnboundedReceiver<Key>) {
+        let (listener, changes) = unbounded_channel();
+        (Self { listener: Some(listener), ..Self::default() }, changes)
+    }
+
+    fn tell(&self, changed: impl IntoIterator<Item = Key>) {
+        if let Some(listener) = &self.listener {
+            for key in changed {
+                // Nobody listens any more once the process stops.
+                let _ = listener.send(key);
+            }
+        }
+    }
+
     /// What is known of a cluster by that name. Nothing known: an empty target.
     pub fn target(&self, namespace: &str, name: &str) -> Target {
         self.read().targets.get(&KeyRef { namespace, name }).cloned().unwrap_or_default()
@@ -173,23 +192,25 @@ impl World {
     /// Takes in a driver, new or changed; `None` if it is attached to no cluster.
     pub fn put<D: Attached>(&self, key: &Key, attachment: Option<Attachment<D>>) {
         let mut index = self.write();
-        index.detach::<D>(key);
-        if let Some(attachment) = attachment {
-            index.attach(key, attachment);
-        }
+        let left = index.detach::<D>(key);
+        let joined = attachment.map(|attachment| index.attach(key, attachment));
+        drop(index);
+        self.tell(left.into_iter().chain(joined));
     }
 
     /// Takes in all drivers of one kind from a fresh list; those it lacks are gone.
     pub fn replace<D: Attached>(&self, drivers: Vec<(Key, Attachment<D>)>) {
         let mut index = self.write();
-        D::index(&mut index).clear();
+        let left: Vec<_> =
+            D::index(&mut index).drain().map(|(key, cluster)| Key::new(key.namespace, cluster)).collect();
         index.targets.retain(|_, target| {
             D::of(target).clear();
             *target != Target::default()
         });
-        for (key, attachment) in drivers {
-            index.attach(&key, attachment);
-        }
+        let joined: Vec<_> =
+            drivers.into_iter().map(|(key, attachment)| index.attach(&key, attachment)).collect();
+        drop(index);
+        self.tell(left.into_iter().chain(joined));
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Index> {
@@ -203,20 +224,21 @@ impl World {
 }
 
 impl Index {
-    fn attach<D: Attached>(&mut self, key: &Key, Attachment { cluster, driver }: Attachment<D>) {
-        let target = self.targets.entry(Key::new(&key.namespace, &cluster)).or_default();
-        let drivers = D::of(target);
+    /// The cluster that the driver is attached to now.
+    fn attach<D: Attached>(&mut self, key: &Key, Attachment { cluster, driver }: Attachment<D>) -> Key {
+        let target = Key::new(&key.namespace, &cluster);
+        let drivers = D::of(self.targets.entry(target.clone()).or_default());
         let place = drivers.partition_point(|known| known.name() < driver.name());
         drivers.insert(place, driver);
         D::index(self).insert(key.clone(), cluster);
+        target
     }
 
-    fn detach<D: Attached>(&mut self, key: &Key) {
-        if let Some(cluster) = D::index(self).remove(key) {
-            self.change(&Key::new(&key.namespace, cluster), |target| {
-                D::of(target).retain(|driver| driver.name() != key.name);
-            });
-        }
+    /// The cluster that the driver was attached to.
+    fn detach<D: Attached>(&mut self, key: &Key) -> Option<Key> {
+        let target = Key::new(&key.namespace, D::index(self).remove(key)?);
+        self.change(&target, |target| D::of(target).retain(|driver| driver.name() != key.name));
+        Some(target)
     }
 
     /// Changes a target, and drops it once nothing is known of it any more.
@@ -313,5 +335,20 @@ mod tests {
         assert_eq!(world.target("n", "a").hpas.len(), 1);
         world.put::<ForeignHpa>(&Key::new("n", "h"), None);
         assert!(world.read().targets.is_empty() && world.read().hpas.is_empty());
+    }
+
+    #[test]
+    fn the_listener_is_told_of_the_clusters_that_a_driver_left_and_joined() {
+        let (world, mut changes) = World::with_listener();
+        let mut told =
+            || std::iter::from_fn(|| changes.try_recv().ok()).map(|key| key.name).collect::<Vec<_>>();
+        world.put(&Key::new("n", "s"), Some(attachment("a", "s", false)));
+        assert_eq!(told(), ["a"]);
+        world.put(&Key::new("n", "s"), Some(attachment("b", "s", false)));
+        assert_eq!(told(), ["a", "b"]);
+        world.put_cluster(Key::new("n", "b"), cluster("1"));
+        assert_eq!(told(), Vec::<String>::new());
+        world.replace(vec![(Key::new("n", "t"), attachment("c", "t", false))]);
+        assert_eq!(told(), ["b", "c"]);
     }
 }

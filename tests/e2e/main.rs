@@ -67,6 +67,9 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("scaled_objects::what_is_left_out_is_filled_in", |plane| Box::pin(scaled_objects::filled_in(plane))),
         ("scaled_objects::what_cannot_work_is_refused", |plane| Box::pin(scaled_objects::refused(plane))),
         ("scaled_objects::one_at_a_time", |plane| Box::pin(scaled_objects::one_at_a_time(plane))),
+        ("scaled_objects::a_partial_overlap_shows_on_the_cluster", |plane| {
+            Box::pin(scaled_objects::conflict_is_shown(plane))
+        }),
         ("scaled_objects::with_the_operator_down", |plane| Box::pin(scaled_objects::operator_down(plane))),
         ("closed_loop::load_scales_up_and_its_end_scales_down", |plane| {
             Box::pin(closed_loop::up_and_down(plane))

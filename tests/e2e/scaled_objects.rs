@@ -4,7 +4,7 @@ use anyhow::ensure;
 use serde_json::json;
 use testbed::plane::Plane;
 
-use super::suite::{apply, cluster, forget, get, kubectl, namespace, start_operator, stop_operator};
+use super::suite::{apply, cluster, forget, get, kubectl, namespace, start_operator, stop_operator, until};
 
 const NS: &str = "scaled-objects";
 
@@ -77,6 +77,28 @@ pub async fn one_at_a_time(plane: &Plane) -> anyhow::Result<()> {
         text.contains("\"first\"") && text.contains("The HorizontalPodAutoscaler \"by-hand\" is invalid"),
         "{text}"
     );
+    Ok(())
+}
+
+/// A range that only overlaps is warned about, shows on the cluster in the same words, and goes with its cause.
+pub async fn conflict_is_shown(plane: &Plane) -> anyhow::Result<()> {
+    for (max, holds) in [(9, "True"), (6, "False")] {
+        let patch =
+            format!(r#"patch scaledobject first --type=merge -p={{"spec":{{"maxReplicaCount":{max}}}}}"#);
+        let told = kubectl(plane, NS, &patch).output().await?;
+        ensure!(
+            told.status.success() && told.stderr.contains("Warning") == (holds == "True"),
+            "{}",
+            told.stderr
+        );
+        let wanted = [
+            ("/status/conditions/3/type", json!("ScalingConflict")),
+            ("/status/conditions/3/status", json!(holds)),
+        ];
+        let cluster = until(plane, NS, "vllmcluster/a", &wanted).await?;
+        let message = cluster["status"]["conditions"][3]["message"].as_str().unwrap_or_default();
+        ensure!(message.contains("leave 2 to 6 of them") == (holds == "True"), "{message}");
+    }
     Ok(())
 }
 

@@ -56,7 +56,7 @@ fn refused(code: u16) -> CallError {
 #[case::refused_for_good(Outcome::Failed(refused(422)), [false, false, true])]
 #[case::refused_for_now(Outcome::Failed(refused(500)), [false, true, false])]
 fn conditions_of(#[case] set: Outcome, #[case] expected: [bool; 3]) {
-    let status = status(&validated(3), &VLLMClusterStatus::default(), &applied(set), at(0));
+    let status = status(&validated(3), &VLLMClusterStatus::default(), &applied(set), &[], at(0));
     assert_eq!(holds(&status), expected, "{:#?}", status.conditions);
     assert_eq!(status.selector, "app=vllm-cluster,cluster=my-cluster,component=vllm-server");
     assert_eq!(status.observed_generation, Some(1));
@@ -68,7 +68,7 @@ fn conditions_of(#[case] set: Outcome, #[case] expected: [bool; 3]) {
 #[case::starting(set(1, 1, 3, 1, 3, true), "Starting", "1 of 3 pods are ready")]
 #[case::not_seen(set(2, 1, 3, 3, 3, true), "Progressing", "has not seen the spec yet")]
 fn why_it_is_reconciling(#[case] set: Outcome, #[case] reason: &str, #[case] says: &str) {
-    let status = status(&validated(3), &VLLMClusterStatus::default(), &applied(set), at(0));
+    let status = status(&validated(3), &VLLMClusterStatus::default(), &applied(set), &[], at(0));
     let condition = condition(&status, CONDITION_RECONCILING);
     assert_eq!(condition.reason, reason);
     assert!(condition.message.contains(says), "{condition:?}");
@@ -78,43 +78,43 @@ fn why_it_is_reconciling(#[case] set: Outcome, #[case] reason: &str, #[case] say
 fn ready_needs_the_lower_bound() {
     let mut cluster = validated(3);
     cluster.spec.min_replicas = Some(2);
-    let one = status(&cluster, &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 1, 3, true)), at(0));
+    let one = status(&cluster, &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 1, 3, true)), &[], at(0));
     assert!(!holds(&one)[0]);
-    let two = status(&cluster, &one, &applied(set(1, 1, 3, 2, 3, true)), at(1));
+    let two = status(&cluster, &one, &applied(set(1, 1, 3, 2, 3, true)), &[], at(1));
     assert!(holds(&two)[0]);
 }
 
 #[test]
 fn growth_does_not_make_a_serving_cluster_unready() {
     let serving =
-        status(&validated(1), &VLLMClusterStatus::default(), &applied(set(1, 1, 1, 1, 1, true)), at(0));
+        status(&validated(1), &VLLMClusterStatus::default(), &applied(set(1, 1, 1, 1, 1, true)), &[], at(0));
     assert_eq!(holds(&serving), [true, false, false]);
     // The StatefulSet has its new spec, and its controller has not looked yet.
-    let growing = status(&validated(4), &serving, &applied(set(2, 1, 1, 1, 1, true)), at(9));
+    let growing = status(&validated(4), &serving, &applied(set(2, 1, 1, 1, 1, true)), &[], at(9));
     assert_eq!(holds(&growing), [true, true, false]);
     assert_eq!(condition(&growing, CONDITION_READY).last_transition_time, Time(at(0)));
     // Without having been ready, the same counts are not enough.
     let unknown =
-        status(&validated(4), &VLLMClusterStatus::default(), &applied(set(2, 1, 1, 1, 1, true)), at(9));
+        status(&validated(4), &VLLMClusterStatus::default(), &applied(set(2, 1, 1, 1, 1, true)), &[], at(9));
     assert!(!holds(&unknown)[0]);
 }
 
 #[test]
 fn an_unchanged_cluster_has_an_unchanged_status() {
     let first =
-        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 3, 3, true)), at(0));
-    let second = status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), at(100));
+        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 3, 3, true)), &[], at(0));
+    let second = status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), &[], at(100));
     assert_eq!(patch(Some(&first), &second), None);
 }
 
 #[test]
 fn a_patch_holds_what_differs() {
     let first =
-        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 2, 3, true)), at(0));
+        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 2, 3, true)), &[], at(0));
     let whole = patch(None, &first).unwrap();
     assert_eq!(whole["status"]["selector"], first.selector);
     assert_eq!(whole["status"]["replicas"], 3);
-    let second = status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), at(1));
+    let second = status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), &[], at(1));
     let patch = patch(Some(&first), &second).unwrap();
     let fields: Vec<_> = patch["status"].as_object().unwrap().keys().collect();
     assert_eq!(fields, ["conditions", "readyReplicas"]);
@@ -125,8 +125,8 @@ fn a_patch_holds_what_differs() {
 #[test]
 fn counts_stay_while_the_statefulset_cannot_be_seen() {
     let seen =
-        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 3, 3, true)), at(0));
-    let unseen = status(&validated(3), &seen, &applied(Outcome::Failed(refused(500))), at(1));
+        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 3, 3, true)), &[], at(0));
+    let unseen = status(&validated(3), &seen, &applied(Outcome::Failed(refused(500))), &[], at(1));
     assert_eq!((unseen.replicas, unseen.ready_replicas), (3, 3));
     assert_eq!(unseen.stateful_set_name.as_deref(), Some("my-cluster"));
 }
@@ -142,9 +142,9 @@ fn conditions_of_others_stay() {
         last_transition_time: Time(at(0)),
     };
     let before = VLLMClusterStatus { conditions: vec![other.clone()], ..VLLMClusterStatus::default() };
-    let after = status(&validated(1), &before, &applied(Outcome::Waiting), at(1));
+    let after = status(&validated(1), &before, &applied(Outcome::Waiting), &[], at(1));
     assert_eq!(after.conditions[0], other);
-    assert_eq!(after.conditions.len(), 4);
+    assert_eq!(after.conditions.len(), 5);
 }
 
 #[test]
@@ -152,4 +152,17 @@ fn what_cannot_be_built_is_stalled() {
     let status = unbuildable("my-cluster", 2, &VLLMClusterStatus::default(), "the name is too long", at(0));
     assert_eq!(holds(&status), [false, false, true]);
     assert_eq!(condition(&status, CONDITION_STALLED).message, "the name is too long");
+}
+
+#[test]
+fn what_slipped_past_admission_shows_in_its_own_words() {
+    let before = VLLMClusterStatus::default();
+    let fits = status(&validated(3), &before, &applied(set(1, 1, 3, 3, 3, true)), &[], at(0));
+    assert_eq!(condition(&fits, CONDITION_SCALING_CONFLICT).status, "False");
+    let conflicts = ["one".to_owned(), "two".to_owned()];
+    let conflict = status(&validated(3), &fits, &applied(set(1, 1, 3, 3, 3, true)), &conflicts, at(1));
+    let shown = condition(&conflict, CONDITION_SCALING_CONFLICT);
+    assert_eq!((shown.status.as_str(), shown.message.as_str()), ("True", "one; two"));
+    // It serves all the same.
+    assert_eq!(holds(&conflict), [true, false, false]);
 }
