@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::policy::Mode;
+
 /// Autoscalable vLLM servers on Kubernetes.
 #[derive(Debug, Parser)]
 #[command(name = "vllm-operator", version, about)]
@@ -77,6 +79,10 @@ pub struct RunArgs {
         ]
     )]
     pub autoscalers: Vec<String>,
+
+    /// What becomes of a refusal. A namespace's label `training.distributed-inference.io/admission` goes before it.
+    #[arg(long, env = "ADMISSION_MODE", value_enum, default_value_t = Mode::Deny)]
+    pub admission_mode: Mode,
 
     /// How long to go on serving after SIGTERM, while the API server still has connections, in seconds.
     #[arg(long, env = "GRACE_SECONDS", default_value = "5", value_parser = seconds)]

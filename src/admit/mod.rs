@@ -23,7 +23,7 @@ use webhook::handler::Admit;
 use webhook::review::{Cause, Denial, Request, Response};
 
 use crate::api::names::{GROUP, KEDA_GROUP, KIND, PLURAL};
-use crate::policy::{Outcome, Scaler};
+use crate::policy::{Mode, Outcome, Scaler};
 use crate::telemetry::{Answers, Metrics};
 use crate::world::World;
 use crate::world::live::{Live, LiveError};
@@ -45,6 +45,8 @@ pub struct Admission {
     pub live: Live,
     /// User names that scale on behalf of an autoscaler.
     pub autoscalers: HashSet<String>,
+    /// What becomes of a refusal, where the namespace says nothing else.
+    pub mode: Mode,
     /// What was answered.
     pub metrics: Arc<Metrics>,
 }
@@ -95,7 +97,8 @@ impl Admission {
                 ))),
             ),
         };
-        respond(request, answers, judged)
+        let mode = self.world.mode(&request.namespace).unwrap_or(self.mode);
+        respond(phase, request, answers, mode, judged)
     }
 
     /// Asks the policy with the ScaledObject that is known; if the answer is a refusal that rests on it, reads
@@ -116,14 +119,29 @@ impl Admission {
     }
 }
 
-fn respond(request: &Request<'_>, answers: &Answers, judged: Result<Outcome, Unjudged>) -> Response {
-    let outcome = match judged {
+fn respond(
+    phase: Phase,
+    request: &Request<'_>,
+    answers: &Answers,
+    mode: Mode,
+    judged: Result<Outcome, Unjudged>,
+) -> Response {
+    let mut outcome = match judged {
         Ok(outcome) => outcome,
         Err(error) => {
             answers.failed.inc();
             return Response::error(error.to_string());
         }
     };
+    if mode == Mode::Warn {
+        let refusals = std::mem::take(&mut outcome.refusals);
+        if phase == Phase::Validating {
+            // The mutating webhook has found the same; said by both, it would be said twice.
+            let warned =
+                refusals.into_iter().map(|finding| format!("{}: {}", finding.field, finding.message));
+            outcome.warnings.splice(..0, warned);
+        }
+    }
     if !outcome.allowed() {
         answers.denied.inc();
         let name = &*request.name;

@@ -80,6 +80,7 @@ impl Fixture {
             world: Arc::default(),
             live: Live::new(script.client()),
             autoscalers: autoscalers.map(str::to_owned).into(),
+            mode: Mode::Deny,
             metrics: Arc::default(),
         };
         Self { admission, script }
@@ -150,6 +151,23 @@ async fn a_scale_outside_the_bounds_is_refused_from_what_is_known(
     );
     assert_eq!(fixture.asked(), Vec::<String>::new());
     assert_eq!(fixture.admission.metrics.scale.denied.get(), 1);
+}
+
+#[tokio::test]
+async fn where_refusals_only_warn_the_write_passes() {
+    let recorded = review(recorded::SCALE_5_TO_9);
+    let namespace = recorded["request"]["namespace"].as_str().unwrap().to_owned();
+    let mut fixture = Fixture::new([]).knows("over", "655", UP_TO_FIVE);
+    fixture.admission.world.put_mode(namespace.clone(), Some(Mode::Warn));
+    let response = fixture.answer(Phase::Validating, &recorded).await;
+    assert_eq!(response["allowed"], true, "{response}");
+    assert!(response["warnings"][0].as_str().unwrap().contains("9 is above the maximum 5"), "{response}");
+    // The label goes before the operator's own mode, either way.
+    fixture.admission.mode = Mode::Warn;
+    fixture.admission.world.put_mode(namespace.clone(), Some(Mode::Deny));
+    assert_eq!(fixture.answer(Phase::Validating, &recorded).await["allowed"], false);
+    fixture.admission.world.put_mode(namespace, None);
+    assert_eq!(fixture.answer(Phase::Validating, &recorded).await["allowed"], true);
 }
 
 #[tokio::test]

@@ -34,6 +34,9 @@ pub const REWRITE_TRIGGERS: &str = "training.distributed-inference.io/rewrite-tr
 /// On a `VLLMCluster`: `"true"` lets an update leave the live count alone, whatever `replicas` it states.
 pub const KEEP_LIVE_REPLICAS: &str = "training.distributed-inference.io/keep-live-replicas";
 
+/// On a namespace: `deny` or `warn` there, whatever the operator's own mode is.
+pub const LABEL_ADMISSION: &str = "training.distributed-inference.io/admission";
+
 /// Selector label: which kind of application.
 pub const LABEL_APP: &str = "app";
 /// Value of [`LABEL_APP`].

@@ -75,6 +75,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         world: Arc::clone(&world),
         live: Live::new(client_without_retry),
         autoscalers: args.autoscalers.iter().cloned().collect(),
+        mode: args.admission_mode,
         metrics,
     });
     let tls = tls_config(Arc::clone(&resolver) as _, b"http/1.1", None);
@@ -93,9 +94,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let controller = tokio::spawn({
         let stopping = stopping.clone();
         async move {
-            let all = Synced { clusters: true, scalers: true, hpas: true };
             // An error is the end of the watches, which ends the process by itself.
-            if listed.wait_for(|synced| *synced == all).await.is_ok() {
+            if listed.wait_for(|synced| *synced == Synced::ALL).await.is_ok() {
                 controller::run(client, world, changed, stopping).await;
             }
         }
@@ -202,11 +202,12 @@ struct Health {
 impl Health {
     /// What is still missing before calls may come.
     fn missing(&self) -> Vec<&'static str> {
-        let Synced { clusters, scalers, hpas } = *self.synced.borrow();
+        let Synced { clusters, scalers, hpas, namespaces } = *self.synced.borrow();
         [
             (!clusters, "VLLMClusters are not listed yet"),
             (!scalers, "ScaledObjects are not listed yet"),
             (!hpas, "HorizontalPodAutoscalers are not listed yet"),
+            (!namespaces, "namespaces with an admission label are not listed yet"),
             // The bundle comes after the leaf that it vouches for.
             (!*self.bundle.borrow(), "the CA bundle is not in the webhook configurations yet"),
             (self.stopping.is_cancelled(), "the operator is stopping"),

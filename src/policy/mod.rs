@@ -16,6 +16,27 @@ pub mod scaled_object;
 pub use bounds::{Bounds, Scaler};
 pub use outcome::{Finding, Outcome};
 
+/// What becomes of a refusal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// The write is refused.
+    #[default]
+    Deny,
+    /// The write passes, and its writer is warned. Patches, the schema and failed look-ups stay as they are.
+    Warn,
+}
+
+impl Mode {
+    /// The mode that a namespace's label names; `None` for any other text.
+    pub fn of_label(value: &str) -> Option<Self> {
+        match value {
+            "deny" => Some(Self::Deny),
+            "warn" => Some(Self::Warn),
+            _ => None,
+        }
+    }
+}
+
 /// Who asks for a count. A person learns from a refusal; an autoscaler that is refused stays where it is for
 /// ever, so its wish is moved to the nearest bound instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

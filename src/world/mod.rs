@@ -15,7 +15,7 @@ use std::sync::{PoisonError, RwLock};
 use hashbrown::{Equivalent, HashMap};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::policy::{Bounds, Scaler};
+use crate::policy::{Bounds, Mode, Scaler};
 
 /// A cluster as admission sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,6 +135,8 @@ pub struct Index {
     targets: HashMap<Key, Target>,
     scalers: HashMap<Key, String>,
     hpas: HashMap<Key, String>,
+    /// Modes of the namespaces whose label names one.
+    modes: HashMap<String, Mode>,
 }
 
 /// The index. Cheap to share behind an `Arc`.
@@ -211,6 +213,25 @@ impl World {
             drivers.into_iter().map(|(key, attachment)| index.attach(&key, attachment)).collect();
         drop(index);
         self.tell(left.into_iter().chain(joined));
+    }
+
+    /// The mode that a namespace's label names.
+    pub fn mode(&self, namespace: &str) -> Option<Mode> {
+        self.read().modes.get(namespace).copied()
+    }
+
+    /// Takes in a namespace's mode; `None` if its label names none.
+    pub fn put_mode(&self, namespace: String, mode: Option<Mode>) {
+        let mut index = self.write();
+        match mode {
+            Some(mode) => index.modes.insert(namespace, mode),
+            None => index.modes.remove(&namespace),
+        };
+    }
+
+    /// Takes in the modes of all labelled namespaces.
+    pub fn replace_modes(&self, modes: impl IntoIterator<Item = (String, Mode)>) {
+        self.write().modes = modes.into_iter().collect();
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Index> {

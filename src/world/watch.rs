@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, pending};
 use futures::{FutureExt as _, Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
@@ -18,15 +19,17 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch::Sender;
 use tracing::{info, warn};
 
-use crate::api::names::SCALED_OBJECT_CRD;
+use crate::api::names::{LABEL_ADMISSION, SCALED_OBJECT_CRD};
 use crate::pace::Steady;
-use crate::policy::Scaler;
+use crate::policy::{Mode, Scaler};
 
 use super::part::{ClusterPart, HpaPart, ScaledObjectPart};
 use super::{Attachment, Cluster, ForeignHpa, Key, World};
 
 /// Which watches have seen their whole list once since start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+// One flag a watch; they change by themselves, so there is no state that they would be parts of.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Synced {
     /// All clusters are known.
     pub clusters: bool,
@@ -34,6 +37,13 @@ pub struct Synced {
     pub scalers: bool,
     /// All HPAs are known.
     pub hpas: bool,
+    /// All namespaces with a mode of their own are known.
+    pub namespaces: bool,
+}
+
+impl Synced {
+    /// Everything is known.
+    pub const ALL: Self = Self { clusters: true, scalers: true, hpas: true, namespaces: true };
 }
 
 /// Where a watch puts what it sees.
@@ -49,6 +59,7 @@ trait Sink<K> {
 struct Clusters(Arc<World>);
 struct Scalers(Arc<World>);
 struct Hpas(Arc<World>);
+struct Namespaces(Arc<World>);
 
 impl Sink<ClusterPart> for Clusters {
     type Fact = Cluster;
@@ -101,11 +112,30 @@ impl Sink<HpaPart> for Hpas {
     }
 }
 
+impl Sink<PartialObjectMeta<Namespace>> for Namespaces {
+    type Fact = Mode;
+    fn fact(&self, namespace: &PartialObjectMeta<Namespace>) -> Option<Mode> {
+        Mode::of_label(namespace.labels().get(LABEL_ADMISSION)?)
+    }
+    fn put(&self, key: Key, fact: Option<Mode>) {
+        self.0.put_mode(key.name, fact);
+    }
+    fn replace(&self, facts: Vec<(Key, Mode)>) {
+        self.0.replace_modes(facts.into_iter().map(|(key, mode)| (key.name, mode)));
+    }
+    fn synced(&self, synced: &mut Synced) {
+        synced.namespaces = true;
+    }
+}
+
 /// Fills `world` for as long as it is polled.
 pub async fn run(client: Client, world: Arc<World>, synced: Sender<Synced>) {
-    let clusters = feed(Clusters(Arc::clone(&world)), events::<ClusterPart>(client.clone()), &synced);
-    let hpas = feed(Hpas(Arc::clone(&world)), events::<HpaPart>(client.clone()), &synced);
-    tokio::join!(clusters, hpas, scalers(client, world, &synced));
+    let all = watcher::Config::default;
+    let labelled = all().labels(LABEL_ADMISSION);
+    let clusters = feed(Clusters(Arc::clone(&world)), events::<ClusterPart>(client.clone(), all()), &synced);
+    let hpas = feed(Hpas(Arc::clone(&world)), events::<HpaPart>(client.clone(), all()), &synced);
+    let namespaces = feed(Namespaces(Arc::clone(&world)), events(client.clone(), labelled), &synced);
+    tokio::join!(clusters, hpas, namespaces, scalers(client, world, &synced));
 }
 
 /// Watches ScaledObjects while their CRD exists. A watch on an absent resource polls for ever, and one whose CRD
@@ -149,7 +179,12 @@ async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
         if present && feeding.is_none() {
             info!("KEDA is installed: watching ScaledObjects");
             feeding = Some(
-                feed(Scalers(Arc::clone(&world)), events::<ScaledObjectPart>(client.clone()), synced).boxed(),
+                feed(
+                    Scalers(Arc::clone(&world)),
+                    events::<ScaledObjectPart>(client.clone(), watcher::Config::default()),
+                    synced,
+                )
+                .boxed(),
             );
         } else if !present {
             info!("KEDA is not installed: no ScaledObject holds a count");
@@ -160,11 +195,14 @@ async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
     }
 }
 
-fn events<K>(client: Client) -> impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send
+fn events<K>(
+    client: Client,
+    which: watcher::Config,
+) -> impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    watcher(Api::<DeserializeGuard<K>>::all(client), watcher::Config::default()).backoff(Steady)
+    watcher(Api::<DeserializeGuard<K>>::all(client), which).backoff(Steady)
 }
 
 /// Puts the events of one watch into the index.

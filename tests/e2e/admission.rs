@@ -3,7 +3,9 @@
 use anyhow::ensure;
 use testbed::plane::Plane;
 
-use super::suite::{apply, cluster, forget, kubectl, namespace, replicas, scaled_object};
+use testbed::plane::wait::{Deadline, eventually};
+
+use super::suite::{PATIENCE, apply, cluster, forget, kubectl, namespace, replicas, scaled_object};
 
 const NS: &str = "admission";
 
@@ -37,6 +39,21 @@ pub async fn outside_of_a_range(plane: &Plane) -> anyhow::Result<()> {
     let text =
         kubectl(plane, NS, "create -f -").stdin(cluster(&"a".repeat(53), "")).output().await?.refused()?;
     ensure!(text.contains("53 characters; use at most 52"), "{text}");
+    // In a namespace that is only warned, the same count passes with the same sentence; the schema still refuses.
+    kubectl(plane, NS, "label namespace admission training.distributed-inference.io/admission=warn")
+        .ok()
+        .await?;
+    eventually("a warning in place of a refusal", Deadline::after(PATIENCE), || async {
+        let line = "scale vllmcluster a --replicas=5 --dry-run=server";
+        let told = kubectl(plane, NS, line).output().await.map_err(|error| format!("{error:#}"))?;
+        let warned =
+            told.status.success() && told.stderr.contains("Warning: spec.replicas: 5 is above the maximum 4");
+        if warned { Ok(()) } else { Err(told.stdout + &told.stderr) }
+    })
+    .await?;
+    let text = kubectl(plane, NS, "scale vllmcluster a --replicas=11").output().await?.refused()?;
+    ensure!(text.contains("11 is above maxReplicas 10"), "{text}");
+    kubectl(plane, NS, "label namespace admission training.distributed-inference.io/admission-").ok().await?;
     // Once paused, the ScaledObject holds nothing.
     kubectl(plane, NS, "annotate scaledobject queue autoscaling.keda.sh/paused=true").ok().await?;
     kubectl(plane, NS, "scale vllmcluster a --replicas=5").ok().await?;
