@@ -1,6 +1,6 @@
 //! The controller: each cluster becomes a StatefulSet and two Services, and tells how it is.
 //!
-//! A reconciliation is four steps: [`observe`] reads, [`plan`] decides, [`apply`] writes, [`status`] reports. Only
+//! A reconciliation is four steps: `observe` reads, `plan` decides, `apply` writes, `status` reports. Only
 //! the first and the third have a client.
 //!
 //! Architecture invariant: `spec` of a `VLLMCluster` is never written. Nothing is remembered between two

@@ -24,7 +24,7 @@ use crate::pace::Steady;
 use crate::policy::{Mode, Scaler};
 
 use super::part::{ClusterPart, HpaPart, ScaledObjectPart};
-use super::{Attachment, Cluster, ForeignHpa, Key, World};
+use super::{Attached, Attachment, Cluster, ForeignHpa, Key, World};
 
 /// Which watches have seen their whole list once since start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,8 +57,7 @@ trait Sink<K> {
 }
 
 struct Clusters(Arc<World>);
-struct Scalers(Arc<World>);
-struct Hpas(Arc<World>);
+struct Drivers(Arc<World>);
 struct Namespaces(Arc<World>);
 
 impl Sink<ClusterPart> for Clusters {
@@ -80,25 +79,36 @@ impl Sink<ClusterPart> for Clusters {
     }
 }
 
-impl Sink<ScaledObjectPart> for Scalers {
-    type Fact = Attachment<Scaler>;
-    fn fact(&self, object: &ScaledObjectPart) -> Option<Self::Fact> {
-        object.attachment()
+/// What is read of an object that drives a cluster, and which flag its watch sets.
+trait DriverPart {
+    type Driver: Attached;
+    fn attachment(&self) -> Option<Attachment<Self::Driver>>;
+    fn synced(synced: &mut Synced);
+}
+
+impl DriverPart for ScaledObjectPart {
+    type Driver = Scaler;
+    fn attachment(&self) -> Option<Attachment<Scaler>> {
+        self.attachment()
     }
-    fn put(&self, key: Key, fact: Option<Self::Fact>) {
-        self.0.put(&key, fact);
-    }
-    fn replace(&self, facts: Vec<(Key, Self::Fact)>) {
-        self.0.replace(facts);
-    }
-    fn synced(&self, synced: &mut Synced) {
+    fn synced(synced: &mut Synced) {
         synced.scalers = true;
     }
 }
 
-impl Sink<HpaPart> for Hpas {
-    type Fact = Attachment<ForeignHpa>;
-    fn fact(&self, object: &HpaPart) -> Option<Self::Fact> {
+impl DriverPart for HpaPart {
+    type Driver = ForeignHpa;
+    fn attachment(&self) -> Option<Attachment<ForeignHpa>> {
+        self.attachment()
+    }
+    fn synced(synced: &mut Synced) {
+        synced.hpas = true;
+    }
+}
+
+impl<K: DriverPart> Sink<K> for Drivers {
+    type Fact = Attachment<K::Driver>;
+    fn fact(&self, object: &K) -> Option<Self::Fact> {
         object.attachment()
     }
     fn put(&self, key: Key, fact: Option<Self::Fact>) {
@@ -108,7 +118,7 @@ impl Sink<HpaPart> for Hpas {
         self.0.replace(facts);
     }
     fn synced(&self, synced: &mut Synced) {
-        synced.hpas = true;
+        K::synced(synced);
     }
 }
 
@@ -133,7 +143,7 @@ pub async fn run(client: Client, world: Arc<World>, synced: Sender<Synced>) {
     let all = watcher::Config::default;
     let labelled = all().labels(LABEL_ADMISSION);
     let clusters = feed(Clusters(Arc::clone(&world)), events::<ClusterPart>(client.clone(), all()), &synced);
-    let hpas = feed(Hpas(Arc::clone(&world)), events::<HpaPart>(client.clone(), all()), &synced);
+    let hpas = feed(Drivers(Arc::clone(&world)), events::<HpaPart>(client.clone(), all()), &synced);
     let namespaces = feed(Namespaces(Arc::clone(&world)), events(client.clone(), labelled), &synced);
     tokio::join!(clusters, hpas, namespaces, scalers(client, world, &synced));
 }
@@ -180,7 +190,7 @@ async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
             info!("KEDA is installed: watching ScaledObjects");
             feeding = Some(
                 feed(
-                    Scalers(Arc::clone(&world)),
+                    Drivers(Arc::clone(&world)),
                     events::<ScaledObjectPart>(client.clone(), watcher::Config::default()),
                     synced,
                 )
@@ -284,7 +294,7 @@ mod tests {
         let world = Arc::new(World::default());
         let (synced, seen) = tokio::sync::watch::channel(Synced::default());
         let on = async |events: Vec<Event<DeserializeGuard<HpaPart>>>| {
-            feed(Hpas(Arc::clone(&world)), stream::iter(events.into_iter().map(Ok)), &synced).await;
+            feed(Drivers(Arc::clone(&world)), stream::iter(events.into_iter().map(Ok)), &synced).await;
             ["a", "b"].map(|cluster| {
                 let hpas = world.target("n", cluster).hpas;
                 hpas.into_iter().map(|hpa| hpa.name).collect::<Vec<_>>().join(" ")
