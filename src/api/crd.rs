@@ -8,6 +8,10 @@ use serde_json::{Value, json};
 
 use super::VLLMCluster;
 
+/// What the API server takes for a quantity; the pattern that controller-gen writes. Without it `1e3m` is stored here
+/// and refused in the StatefulSet, with an error 500.
+const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$";
+
 /// The definition of `VLLMCluster`, as JSON: the typed form knows numbers only as floating point.
 pub fn definition() -> Value {
     // The derive's output always has a JSON form.
@@ -35,6 +39,9 @@ pub fn definition() -> Value {
     list_map(&mut spec["env"], &["name"]);
     if spec["resources"]["properties"]["claims"].is_object() {
         list_map(&mut spec["resources"]["properties"]["claims"], &["name"]);
+    }
+    for amounts in ["limits", "requests"] {
+        spec["resources"]["properties"][amounts]["additionalProperties"]["pattern"] = json!(QUANTITY);
     }
     let status = &mut schema["properties"]["status"]["properties"];
     list_map(&mut status["conditions"], &["type"]);
@@ -140,6 +147,18 @@ mod tests {
             let field = &spec["properties"][bound];
             assert_eq!((&field["minimum"], &field["maximum"]), (&json!(1), &json!(100_000)), "{bound}");
             assert_eq!(field["format"], "int32", "{bound}");
+        }
+    }
+
+    #[test]
+    fn quantities_are_held_to_their_form() {
+        let resources = &schema()["properties"]["spec"]["properties"]["resources"]["properties"];
+        for amounts in ["limits", "requests"] {
+            let amount = &resources[amounts]["additionalProperties"];
+            assert_eq!(
+                (&amount["pattern"], &amount["x-kubernetes-int-or-string"]),
+                (&json!(QUANTITY), &json!(true))
+            );
         }
     }
 

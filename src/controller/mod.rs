@@ -84,8 +84,16 @@ enum CallError {
     #[error("{0} took too long; trying again")]
     Timeout(String),
     /// It refused, or could not be reached.
-    #[error("{0}: {1}")]
+    #[error("{0}: {message}", message = told(.1))]
     Api(String, kube::Error),
+}
+
+/// What the API server says, without the form in which it says it: this is read in a condition.
+fn told(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 impl CallError {

@@ -23,7 +23,7 @@ pub enum Step {
     Apply(Value),
     /// It is on its way out, and is made anew once it is gone.
     Wait,
-    /// It belongs to somebody else: named here, for the condition.
+    /// It is not ours: whose it is, for the condition.
     Foreign(String),
 }
 
@@ -59,6 +59,7 @@ fn desired(kind: Kind, cluster: &ValidatedCluster) -> Value {
 fn step(cluster: &ValidatedCluster, desired: Value, live: Option<&Value>) -> Step {
     let Some(live) = live else { return Step::Apply(desired) };
     let metadata = &live["metadata"];
+    let name = metadata["name"].as_str().unwrap_or_default();
     let going = !metadata["deletionTimestamp"].is_null();
     let owner = metadata["ownerReferences"]
         .as_array()
@@ -76,12 +77,12 @@ fn step(cluster: &ValidatedCluster, desired: Value, live: Option<&Value>) -> Ste
         // Left over from a deleted cluster of the same name: garbage collection takes it.
         Some(owner) if owner["kind"] == KIND && owner["name"] == cluster.name.as_str() => Step::Wait,
         Some(owner) => Step::Foreign(format!(
-            "{} {:?}",
+            "{name:?} belongs to {} {:?}",
             owner["kind"].as_str().unwrap_or_default(),
             owner["name"].as_str().unwrap_or_default()
         )),
         None if going => Step::Wait,
-        None => Step::Foreign("no controller".into()),
+        None => Step::Foreign(format!("{name:?} was not made by this operator")),
     }
 }
 
@@ -166,9 +167,15 @@ mod tests {
         let mut observed = carried_out(&cluster);
         set(&mut observed)["metadata"]["ownerReferences"] =
             json!([{"kind": "Deployment", "name": "x", "uid": "u-9", "controller": true}]);
-        assert_eq!(plan(&cluster, &observed).steps[0], Step::Foreign("Deployment \"x\"".into()));
+        assert_eq!(
+            plan(&cluster, &observed).steps[0],
+            Step::Foreign("\"my-cluster\" belongs to Deployment \"x\"".into())
+        );
         set(&mut observed)["metadata"]["ownerReferences"] = Value::Null;
-        assert_eq!(plan(&cluster, &observed).steps[0], Step::Foreign("no controller".into()));
+        assert_eq!(
+            plan(&cluster, &observed).steps[0],
+            Step::Foreign("\"my-cluster\" was not made by this operator".into())
+        );
     }
 
     #[test]

@@ -172,7 +172,7 @@ fn stalled(applied: &Applied) -> Verdict {
         .zip(&applied.outcomes)
         .filter_map(|(kind, outcome)| match outcome {
             Outcome::Foreign(owner) => Some(("NameTaken", format!(
-                "a {kind} of the name that this VLLMCluster needs belongs to {owner}; delete it, or create the VLLMCluster under another name"
+                "{kind} {owner}, and this VLLMCluster needs the name; delete the {kind}, or create the VLLMCluster under another name"
             ))),
             Outcome::Failed(error) if error.is_final() => Some(("Refused", error.to_string())),
             Outcome::Done(_) | Outcome::Waiting | Outcome::Failed(_) => None,

@@ -166,3 +166,22 @@ fn what_slipped_past_admission_shows_in_its_own_words() {
     // It serves all the same.
     assert_eq!(holds(&conflict), [true, false, false]);
 }
+
+#[test]
+fn a_stalled_cluster_says_whose_name_it_is_and_what_the_api_server_said() {
+    let foreign = Outcome::Foreign("\"my-cluster\" belongs to Deployment \"x\"".into());
+    let stalled = status(&validated(1), &VLLMClusterStatus::default(), &applied(foreign), &[], at(0));
+    let message = &condition(&stalled, CONDITION_STALLED).message;
+    assert!(
+        message.starts_with("StatefulSet \"my-cluster\" belongs to Deployment \"x\", and this VLLMCluster"),
+        "{message}"
+    );
+    let stalled = status(
+        &validated(1),
+        &VLLMClusterStatus::default(),
+        &applied(Outcome::Failed(refused(422))),
+        &[],
+        at(0),
+    );
+    assert_eq!(condition(&stalled, CONDITION_STALLED).message, "applying StatefulSet my-cluster: quota");
+}
