@@ -29,6 +29,8 @@ pub fn states_all(desired: &Value, live: &Value) -> bool {
                 Some(found) if matches!(name.as_str(), "limits" | "requests") => {
                     same_quantities(value, found)
                 }
+                // Of an environment variable that shows a resource.
+                Some(found) if name == "divisor" => same_quantity(value, found),
                 Some(found) => states_all(value, found),
             })
         }
@@ -68,15 +70,16 @@ fn is_empty(value: &Value) -> bool {
 /// Resource lists, in which `1000m` and `1` are the same.
 fn same_quantities(desired: &Value, live: &Value) -> bool {
     let Some(desired) = desired.as_object() else { return desired == live };
-    desired.iter().all(|(name, value)| {
-        let found = &live[name];
-        value == found
-            || match (value.as_str().and_then(quantity), found.as_str().and_then(quantity)) {
-                // Both come from decimal texts of at most a few digits: a relative slip of 1e-12 is rounding.
-                (Some(a), Some(b)) => (a - b).abs() <= a.abs().max(b.abs()) * 1e-12,
-                _ => false,
-            }
-    })
+    desired.iter().all(|(name, value)| same_quantity(value, &live[name]))
+}
+
+fn same_quantity(desired: &Value, live: &Value) -> bool {
+    desired == live
+        || match (desired.as_str().and_then(quantity), live.as_str().and_then(quantity)) {
+            // Both come from decimal texts of at most a few digits: a relative slip of 1e-12 is rounding.
+            (Some(a), Some(b)) => (a - b).abs() <= a.abs().max(b.abs()) * 1e-12,
+            _ => false,
+        }
 }
 
 /// The value of a Kubernetes quantity such as `500m`, `1.5Gi` or `2e3`.
@@ -134,6 +137,8 @@ mod tests {
     #[case::plain_list(json!(["a"]), json!(["a", "b"]), false)]
     #[case::quantities(json!({"limits": {"cpu": "1000m", "memory": "1Gi"}}), json!({"limits": {"cpu": "1", "memory": "1024Mi"}}), true)]
     #[case::other_quantities(json!({"limits": {"cpu": "1"}}), json!({"limits": {"cpu": "2"}}), false)]
+    #[case::divisor(json!({"divisor": "1024Ki"}), json!({"divisor": "1Mi"}), true)]
+    #[case::other_divisor(json!({"divisor": "1Ki"}), json!({"divisor": "1Mi"}), false)]
     #[case::no_quantities(json!({"limits": {"cpu": "one"}}), json!({"limits": {"cpu": "1"}}), false)]
     fn stated(#[case] desired: Value, #[case] live: Value, #[case] expected: bool) {
         assert_eq!(states_all(&desired, &live), expected);
