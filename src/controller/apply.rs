@@ -27,7 +27,7 @@ pub enum Outcome {
     Waiting,
     /// Somebody else has it.
     Foreign(String),
-    /// Writing it failed.
+    /// Reading or writing it failed.
     Failed(CallError),
 }
 
@@ -36,10 +36,17 @@ pub enum Outcome {
 pub struct Applied {
     /// By [`Kind::index`].
     pub outcomes: [Outcome; Kind::ALL.len()],
+    /// Our StatefulSet as it was before it was written, or before that failed; `None` if it was not to be written.
+    pub set_before: Option<Value>,
 }
 
 /// Carries out a plan.
 pub async fn apply(client: &Client, cluster: &ValidatedCluster, plan: Plan, observed: Observed) -> Applied {
+    let set = Kind::StatefulSet.index();
+    let set_before = match (&plan.steps[set], &observed.live[set]) {
+        (Step::Apply(_), Ok(live)) => live.clone(),
+        _ => None,
+    };
     let steps = Kind::ALL.into_iter().zip(plan.steps).zip(observed.live);
     let mut outcomes = steps.map(|((kind, step), live)| async move {
         match (step, live) {
@@ -47,16 +54,17 @@ pub async fn apply(client: &Client, cluster: &ValidatedCluster, plan: Plan, obse
                 Ok(live) => Outcome::Done(live),
                 Err(error) => Outcome::Failed(error),
             },
-            (Step::Keep, Some(live)) => Outcome::Done(live),
-            // Nothing is kept that does not exist.
-            (Step::Keep | Step::Wait, _) => Outcome::Waiting,
-            (Step::Foreign(owner), _) => Outcome::Foreign(owner),
+            (_, Err(error)) => Outcome::Failed(error),
+            (Step::Keep, Ok(Some(live))) => Outcome::Done(live),
+            // Nothing is kept that does not exist, and nothing is unread that was read.
+            (Step::Keep | Step::Wait | Step::Unread, Ok(_)) => Outcome::Waiting,
+            (Step::Foreign(owner), Ok(_)) => Outcome::Foreign(owner),
         }
     });
     let mut next = || outcomes.next().expect("there is a step for each kind");
     let (first, second, third) = (next(), next(), next());
     let (first, second, third) = tokio::join!(first, second, third);
-    Applied { outcomes: [first, second, third] }
+    Applied { outcomes: [first, second, third], set_before }
 }
 
 async fn write(

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
@@ -103,6 +103,11 @@ impl CallError {
             && !self.namespace_is_going()
     }
 
+    /// Whether somebody else wrote at the same moment, so that the same call may pass now.
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api(_, kube::Error::Api(status)) if status.code == 409)
+    }
+
     /// Whether the namespace is being deleted, in which nothing can be created any more.
     fn namespace_is_going(&self) -> bool {
         matches!(self, Self::Api(_, kube::Error::Api(status))
@@ -113,8 +118,18 @@ impl CallError {
 
 /// A reconciliation that must be tried again.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Retry(String);
+#[error("{why}")]
+struct Retry {
+    why: String,
+    /// Without a wait, the first time.
+    at_once: bool,
+}
+
+impl From<&CallError> for Retry {
+    fn from(error: &CallError) -> Self {
+        Self { why: error.to_string(), at_once: error.is_conflict() }
+    }
+}
 
 struct Context {
     client: Client,
@@ -151,11 +166,15 @@ pub async fn run(
         .trigger_backoff(Steady)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(reconcile, retry, context)
-        .for_each(|result| async move {
+        .run(reconcile, retry, Arc::clone(&context))
+        .for_each(|result| {
             if let Err(error) = result {
                 debug!(%error, "reconciliation");
+                if let controller::Error::ObjectNotFound(gone) = error {
+                    context.failures().remove(&(gone.namespace.unwrap_or_default(), gone.name));
+                }
             }
+            std::future::ready(())
         })
         .await;
 }
@@ -194,7 +213,7 @@ async fn reconcile_readable(
     let before = cluster.status.clone().unwrap_or_default();
     let (after, action) = match ValidatedCluster::try_from(cluster) {
         Ok(cluster) => {
-            let observed = observe(client, &cluster).await.map_err(|error| Retry(error.to_string()))?;
+            let observed = observe(client, &cluster).await;
             let plan = plan(&cluster, &observed);
             let applied = apply(client, &cluster, plan, observed).await;
             let conflicts = conflicts(&context.world, &cluster);
@@ -206,14 +225,16 @@ async fn reconcile_readable(
                 status::unbuildable(&cluster.name_any(), generation, &before, &invalid.to_string(), now);
             (after, Ok(Action::await_change()))
         }
-        Err(invalid @ InvalidCluster::Incomplete(_)) => return Err(Retry(invalid.to_string())),
+        Err(invalid @ InvalidCluster::Incomplete(_)) => {
+            return Err(Retry { why: invalid.to_string(), at_once: false });
+        }
     };
     if let Some(patch) = status::patch(cluster.status.as_ref(), &after) {
         let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
         match write_status(client, &namespace, &name, &patch).await {
             // Deleted meanwhile.
             Err(CallError::Api(_, kube::Error::Api(status))) if status.code == 404 => {}
-            Err(error) => return Err(Retry(error.to_string())),
+            Err(error) => return Err(Retry::from(&error)),
             Ok(()) => {}
         }
     }
@@ -241,7 +262,7 @@ fn next(outcomes: &[Outcome]) -> Result<Action, Retry> {
         match outcome {
             Outcome::Failed(error) if error.namespace_is_going() => return Ok(Action::await_change()),
             Outcome::Failed(error) if error.is_final() => action = Action::requeue(STALLED_RETRY),
-            Outcome::Failed(error) => return Err(Retry(error.to_string())),
+            Outcome::Failed(error) => return Err(Retry::from(error)),
             // Objects of others have no event that reaches us.
             Outcome::Foreign(_) => action = Action::requeue(STALLED_RETRY),
             Outcome::Waiting => return Ok(Action::requeue(RETRY_FLOOR * 5)),
@@ -257,7 +278,11 @@ fn retry(cluster: Arc<DeserializeGuard<VLLMCluster>>, error: &Retry, context: Ar
     let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let mut failures = context.failures();
     let failed = failures.entry(key.clone()).or_default();
-    let wait = RETRY_FLOOR.saturating_mul(1 << (*failed).min(6)).min(RETRY_CEILING);
+    let wait = if error.at_once && *failed == 0 {
+        Duration::ZERO
+    } else {
+        RETRY_FLOOR.saturating_mul(1 << (*failed).min(6)).min(RETRY_CEILING)
+    };
     if *failed == 0 {
         warn!(namespace = key.0, name = key.1, %error, "reconciliation failed; trying again");
     }

@@ -1,6 +1,6 @@
 //! Observe: all reads of one reconciliation.
 //!
-//! Architecture invariant: reads alone, and nothing is decided from them here.
+//! Architecture invariant: reads alone, and nothing is decided from them here. A read that fails keeps back no other.
 
 use std::time::Duration;
 
@@ -20,27 +20,28 @@ use super::{CallError, Kind};
 /// Longest wait for one answer. Reconciliation is tried again, so it need not outwait a slow API server.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What exists of a cluster's objects; `None` for what does not.
-#[derive(Clone, Debug, Default)]
+/// What exists of a cluster's objects.
+#[derive(Debug)]
 pub struct Observed {
-    /// The live objects, by kind, as JSON: they are compared by what is stated, not by type.
-    pub live: [Option<Value>; Kind::ALL.len()],
+    /// The live objects by [`Kind::index`], `None` for what does not exist. As JSON: they are compared by what is
+    /// stated, not by type.
+    pub live: [Result<Option<Value>, CallError>; Kind::ALL.len()],
 }
 
 /// Reads what exists under the names of the cluster's objects, whoever it belongs to.
-pub async fn observe(client: &Client, cluster: &ValidatedCluster) -> Result<Observed, CallError> {
+pub async fn observe(client: &Client, cluster: &ValidatedCluster) -> Observed {
     let namespace = &cluster.namespace;
     let headless = headless_service(&cluster.name);
-    let (set, pods, service) = tokio::try_join!(
+    let (set, pods, service) = tokio::join!(
         read::<StatefulSet>(client, namespace, &cluster.name),
         read::<Service>(client, namespace, &headless),
         read::<Service>(client, namespace, &cluster.name),
-    )?;
-    let mut observed = Observed::default();
-    observed.live[Kind::StatefulSet.index()] = set;
-    observed.live[Kind::HeadlessService.index()] = pods;
-    observed.live[Kind::ClientService.index()] = service;
-    Ok(observed)
+    );
+    let mut live = [Ok(None), Ok(None), Ok(None)];
+    live[Kind::StatefulSet.index()] = set;
+    live[Kind::HeadlessService.index()] = pods;
+    live[Kind::ClientService.index()] = service;
+    Observed { live }
 }
 
 async fn read<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<Value>, CallError>

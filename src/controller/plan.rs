@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use crate::api::names::KIND;
+use crate::api::names::{GROUP, KIND};
 use crate::objects::{ValidatedCluster, service, statefulset};
 
 use super::Kind;
@@ -25,6 +25,8 @@ pub enum Step {
     Wait,
     /// It is not ours: whose it is, for the condition.
     Foreign(String),
+    /// It could not be read. Written blindly, it might be somebody else's.
+    Unread,
 }
 
 /// A step for each kind of object.
@@ -40,7 +42,10 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed) -> Plan {
         steps: Kind::ALL.map(|kind| {
             let mut desired = desired(kind, cluster);
             stamp(&mut desired);
-            step(cluster, desired, observed.live[kind.index()].as_ref())
+            match &observed.live[kind.index()] {
+                Ok(live) => step(cluster, desired, live.as_ref()),
+                Err(_) => Step::Unread,
+            }
         }),
     }
 }
@@ -75,7 +80,7 @@ fn step(cluster: &ValidatedCluster, desired: Value, live: Option<&Value>) -> Ste
             }
         }
         // Left over from a deleted cluster of the same name: garbage collection takes it.
-        Some(owner) if owner["kind"] == KIND && owner["name"] == cluster.name.as_str() => Step::Wait,
+        Some(owner) if is_cluster(owner) && owner["name"] == cluster.name.as_str() => Step::Wait,
         Some(owner) => Step::Foreign(format!(
             "{name:?} belongs to {} {:?}",
             owner["kind"].as_str().unwrap_or_default(),
@@ -86,17 +91,28 @@ fn step(cluster: &ValidatedCluster, desired: Value, live: Option<&Value>) -> Ste
     }
 }
 
+/// Whether an owner reference names a `VLLMCluster` of ours; other groups may have a kind of that name.
+fn is_cluster(owner: &Value) -> bool {
+    let group = owner["apiVersion"].as_str().and_then(|version| version.split_once('/'));
+    owner["kind"] == KIND && group.is_some_and(|(group, _)| group == GROUP)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
+    use super::super::CallError;
     use super::*;
     use crate::objects::fixture::validated;
 
+    fn nothing() -> Observed {
+        Observed { live: [Ok(None), Ok(None), Ok(None)] }
+    }
+
     /// What exists after the plan was carried out, with some of the API server's defaults.
     fn carried_out(cluster: &ValidatedCluster) -> Observed {
-        let mut observed = Observed::default();
-        for (kind, step) in Kind::ALL.into_iter().zip(plan(cluster, &Observed::default()).steps) {
+        let mut observed = nothing();
+        for (kind, step) in Kind::ALL.into_iter().zip(plan(cluster, &nothing()).steps) {
             let Step::Apply(mut live) = step else { panic!("{step:?}") };
             live["metadata"]["resourceVersion"] = json!("7");
             live["metadata"]["labels"]["of-another"] = json!("label");
@@ -111,18 +127,22 @@ mod tests {
                 live["spec"]["sessionAffinity"] = json!("None");
                 live["spec"]["ports"][0]["protocol"] = json!("TCP");
             }
-            observed.live[kind.index()] = Some(live);
+            observed.live[kind.index()] = Ok(Some(live));
         }
         observed
     }
 
     fn set(observed: &mut Observed) -> &mut Value {
-        observed.live[Kind::StatefulSet.index()].as_mut().unwrap()
+        live(observed, Kind::StatefulSet)
+    }
+
+    fn live(observed: &mut Observed, kind: Kind) -> &mut Value {
+        observed.live[kind.index()].as_mut().unwrap().as_mut().unwrap()
     }
 
     #[test]
     fn nothing_there_applies_all_three() {
-        let plan = plan(&validated(2), &Observed::default());
+        let plan = plan(&validated(2), &nothing());
         assert!(plan.steps.iter().all(|step| matches!(step, Step::Apply(_))), "{plan:?}");
     }
 
@@ -149,6 +169,27 @@ mod tests {
             assert!(matches!(steps[0], Step::Apply(_)), "{what}");
             assert_eq!(steps[1..], [Step::Keep, Step::Keep], "{what}");
         }
+    }
+
+    #[test]
+    fn drift_of_a_service_is_applied() {
+        let cluster = validated(2);
+        for (place, kind) in [(1, Kind::HeadlessService), (2, Kind::ClientService)] {
+            let mut observed = carried_out(&cluster);
+            live(&mut observed, kind)["spec"]["ports"][0]["port"] = json!(80);
+            let steps = plan(&cluster, &observed).steps;
+            for (at, step) in steps.iter().enumerate() {
+                assert_eq!(matches!(step, Step::Apply(_)), at == place, "{kind}: {steps:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_written() {
+        let cluster = validated(2);
+        let mut observed = carried_out(&cluster);
+        observed.live[0] = Err(CallError::Timeout("reading".into()));
+        assert_eq!(plan(&cluster, &observed).steps, [Step::Unread, Step::Keep, Step::Keep]);
     }
 
     #[test]
@@ -187,5 +228,8 @@ mod tests {
         let mut observed = carried_out(&cluster);
         set(&mut observed)["metadata"]["ownerReferences"][0]["uid"] = json!("of-the-deleted-one");
         assert_eq!(plan(&cluster, &observed).steps[0], Step::Wait);
+        // A kind of the same name in another group is nobody whom garbage collection takes away.
+        set(&mut observed)["metadata"]["ownerReferences"][0]["apiVersion"] = json!("other.example/v1");
+        assert!(matches!(plan(&cluster, &observed).steps[0], Step::Foreign(_)));
     }
 }

@@ -11,10 +11,11 @@ use crate::api::VLLMClusterStatus;
 use crate::api::names::{
     CONDITION_READY, CONDITION_RECONCILING, CONDITION_SCALING_CONFLICT, CONDITION_STALLED, selector,
 };
-use crate::objects::ValidatedCluster;
+use crate::objects::{ValidatedCluster, statefulset};
 
 use super::Kind;
 use super::apply::{Applied, Outcome};
+use super::difference::states_all;
 
 /// A condition before it is known when it turned.
 struct Verdict {
@@ -50,6 +51,50 @@ impl Counts {
             rolled: status["currentRevision"] == status["updateRevision"],
         }
     }
+
+    /// Ready pods that surely run the newest revision. The StatefulSet does not say which of its pods are ready, so
+    /// while two revisions are about, every older pod is taken for a ready one.
+    fn ready_and_updated(&self) -> i32 {
+        let older = if self.rolled { 0 } else { (self.replicas - self.updated).max(0) };
+        (self.ready - older).max(0)
+    }
+}
+
+/// Our StatefulSet, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    counts: Counts,
+    /// Its pods were of the current spec before this reconciliation already: what it changes is the count at most.
+    same_pods: bool,
+    /// It states the current spec; otherwise writing that has failed.
+    written: bool,
+}
+
+impl Known {
+    fn of(cluster: &ValidatedCluster, applied: &Applied) -> Option<Self> {
+        let before = applied.set_before.as_ref();
+        match &applied.outcomes[Kind::StatefulSet.index()] {
+            Outcome::Done(live) => Some(Self {
+                counts: Counts::of(live),
+                same_pods: before.is_none_or(|before| before["spec"]["template"] == live["spec"]["template"]),
+                written: true,
+            }),
+            Outcome::Failed(_) => before.map(|before| Self {
+                counts: Counts::of(before),
+                same_pods: states_all(&template(cluster), &before["spec"]["template"]),
+                written: false,
+            }),
+            // What is not ours, or goes, says nothing of the current spec.
+            Outcome::Waiting | Outcome::Foreign(_) => None,
+        }
+    }
+}
+
+/// The pod template that the cluster's spec asks for.
+fn template(cluster: &ValidatedCluster) -> Value {
+    let template = statefulset::statefulset(cluster).spec.map(|spec| spec.template);
+    // The API's own types have string keys only.
+    serde_json::to_value(template).expect("a pod template has a JSON form")
 }
 
 /// The status of a cluster after its objects were applied.
@@ -60,20 +105,16 @@ pub fn status(
     conflicts: &[String],
     now: Timestamp,
 ) -> VLLMClusterStatus {
-    let set = match &applied.outcomes[Kind::StatefulSet.index()] {
-        Outcome::Done(live) => Some(Counts::of(live)),
-        // What is not ours, or could not be written, says nothing of the current spec.
-        Outcome::Waiting | Outcome::Foreign(_) | Outcome::Failed(_) => None,
-    };
-    let was_ready = before
-        .conditions
-        .iter()
-        .any(|condition| condition.type_ == CONDITION_READY && condition.status == "True");
-    let stalled = stalled(applied);
-    let reconciling = reconciling(cluster, set, stalled.holds, applied);
-    let verdicts = [ready(cluster, set, was_ready), reconciling, stalled, scaling_conflict(conflicts)];
+    let set = Known::of(cluster, applied);
+    let verdicts = [
+        ready(cluster, set, before, applied),
+        reconciling(cluster, set, applied),
+        stalled(applied),
+        scaling_conflict(conflicts),
+    ];
     // Counts stay as last seen while the StatefulSet cannot be seen: an HPA divides by them.
-    let counts = set.map_or((before.replicas, before.ready_replicas), |set| (set.replicas, set.ready));
+    let counts =
+        set.map_or((before.replicas, before.ready_replicas), |set| (set.counts.replicas, set.counts.ready));
     VLLMClusterStatus {
         replicas: counts.0,
         ready_replicas: counts.1,
@@ -121,20 +162,46 @@ pub fn patch(before: Option<&VLLMClusterStatus>, after: &VLLMClusterStatus) -> O
     Some(json!({ "status": after }))
 }
 
-fn ready(cluster: &ValidatedCluster, set: Option<Counts>, was_ready: bool) -> Verdict {
+fn ready(
+    cluster: &ValidatedCluster,
+    set: Option<Known>,
+    before: &VLLMClusterStatus,
+    applied: &Applied,
+) -> Verdict {
     let needed = cluster.spec.min_replicas.unwrap_or(1).max(1);
-    let counts = set.unwrap_or_default();
-    // The moment between a change and the StatefulSet controller's look at it must not un-ready what serves.
-    let holds = set.is_some() && counts.ready >= needed && (counts.taken || was_ready);
-    Verdict {
-        kind: CONDITION_READY,
-        holds,
-        reason: if holds { "EnoughReplicas" } else { "NotEnoughReplicas" },
-        message: format!("{} of {} replicas are ready; {needed} are needed", counts.ready, cluster.replicas),
+    let was_ready = before
+        .conditions
+        .iter()
+        .any(|condition| condition.type_ == CONDITION_READY && condition.status == "True");
+    let verdict = |holds, reason, message| Verdict { kind: CONDITION_READY, holds, reason, message };
+    let Some(Known { counts, same_pods, written }) = set else {
+        // An API server that is away for a moment says nothing of servers that it does not carry.
+        let unseen = matches!(&applied.outcomes[Kind::StatefulSet.index()], Outcome::Failed(error) if !error.is_final());
+        let holds = unseen && was_ready && before.observed_generation == Some(cluster.generation);
+        let reason = if holds { "EnoughReplicas" } else { "NotEnoughReplicas" };
+        return verdict(
+            holds,
+            reason,
+            format!("the StatefulSet is not there or cannot be seen; {needed} ready replicas are needed"),
+        );
+    };
+    // The moment between a growth and the StatefulSet controller's look at it must not un-ready what serves; new
+    // pods are another matter.
+    let taken = written && counts.taken || was_ready && same_pods;
+    let seen = format!("{} of {} replicas are ready; {needed} are needed", counts.ready, cluster.replicas);
+    if counts.ready < needed {
+        verdict(false, "NotEnoughReplicas", seen)
+    } else if !taken {
+        verdict(false, "SpecNotTaken", format!("{seen}, and the current spec has not reached the pods"))
+    } else if counts.ready_and_updated() < needed {
+        let updated = counts.ready_and_updated();
+        verdict(false, "RollingOut", format!("{seen}, and {updated} surely run the current spec"))
+    } else {
+        verdict(true, "EnoughReplicas", seen)
     }
 }
 
-fn reconciling(cluster: &ValidatedCluster, set: Option<Counts>, stalled: bool, applied: &Applied) -> Verdict {
+fn reconciling(cluster: &ValidatedCluster, set: Option<Known>, applied: &Applied) -> Verdict {
     let failures: Vec<_> = applied
         .outcomes
         .iter()
@@ -143,25 +210,25 @@ fn reconciling(cluster: &ValidatedCluster, set: Option<Counts>, stalled: bool, a
             _ => None,
         })
         .collect();
-    let (holds, reason, message) = match set {
+    let waiting = applied.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Waiting));
+    let wanted = cluster.replicas;
+    let (holds, reason, message) = match set.filter(|set| set.written).map(|set| set.counts) {
         _ if !failures.is_empty() => (true, "Retrying", failures.join("; ")),
-        None if stalled => (false, "Stalled", "see the condition Stalled".into()),
-        None => (true, "Waiting", "an older object of the same name is still being deleted".into()),
+        _ if waiting => (true, "Waiting", "an older object of the same name is still being deleted".into()),
+        None => (false, "Stalled", "see the condition Stalled".into()),
         Some(set) if !set.taken => {
             (true, "Progressing", "the StatefulSet controller has not seen the spec yet".into())
         }
-        Some(set) if set.replicas != cluster.replicas => {
-            (true, "Scaling", format!("{} pods exist, {} are wanted", set.replicas, cluster.replicas))
+        Some(set) if set.replicas != wanted => {
+            (true, "Scaling", format!("{} pods exist, {wanted} are wanted", set.replicas))
         }
-        Some(set) if !set.rolled || set.updated != cluster.replicas => {
-            (true, "RollingOut", format!("{} of {} pods run the current spec", set.updated, cluster.replicas))
+        Some(set) if !set.rolled || set.updated != wanted => {
+            (true, "RollingOut", format!("{} of {wanted} pods run the current spec", set.updated))
         }
-        Some(set) if set.ready != cluster.replicas => {
-            (true, "Starting", format!("{} of {} pods are ready", set.ready, cluster.replicas))
+        Some(set) if set.ready != wanted => {
+            (true, "Starting", format!("{} of {wanted} pods are ready", set.ready))
         }
-        Some(_) => {
-            (false, "UpToDate", format!("{} pods run the current spec and are ready", cluster.replicas))
-        }
+        Some(_) => (false, "UpToDate", format!("{wanted} pods run the current spec and are ready")),
     };
     Verdict { kind: CONDITION_RECONCILING, holds, reason, message }
 }

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use axum::http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use kube::client::Body;
+use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
@@ -17,13 +18,16 @@ const PODS: &str = "/api/v1/namespaces/t/services/my-cluster-pods";
 const STATUS: &str =
     "/apis/training.distributed-inference.io/v1alpha1/namespaces/t/vllmclusters/my-cluster/status";
 
-/// An API server that keeps what is applied, and the writes it got.
+/// How every owned object is written: server-side apply as one field manager, by force.
+const APPLY: &str = "?&force=true&fieldManager=vllm-operator";
+
+/// An API server that keeps what is applied, and the requests it got.
 #[derive(Clone, Default)]
 struct Server {
     objects: Arc<Mutex<BTreeMap<String, Value>>>,
-    writes: Arc<Mutex<Vec<String>>>,
-    /// A path whose writes fail, and how.
-    fails: Option<(&'static str, u16)>,
+    requests: Arc<Mutex<Vec<(String, Value)>>>,
+    /// A method and a path that fail, and how.
+    fails: Option<(&'static str, &'static str, u16)>,
 }
 
 impl Server {
@@ -41,42 +45,57 @@ impl Server {
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Full<bytes::Bytes>> {
-        let path = request.uri().path().to_owned();
-        let write = request.method() == "PATCH";
+        let (path, method) = (request.uri().path().to_owned(), request.method().to_string());
+        let line = format!("{method} {}", request.uri());
         let body = request.into_body().collect().await.unwrap().to_bytes();
-        let failure = self.fails.filter(|(failing, _)| write && *failing == path);
-        let (code, answer) = if let Some((_, code)) = failure {
+        let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+        self.requests.lock().unwrap().push((line, body.clone()));
+        let failure = |code: u16, reason: &str| {
             (
                 code,
-                json!({"kind": "Status", "status": "Failure", "message": "scripted", "reason": "Scripted", "code": code}),
+                json!({"kind": "Status", "status": "Failure", "message": "scripted", "reason": reason, "code": code}),
             )
-        } else if write {
-            let object: Value = serde_json::from_slice(&body).unwrap();
-            if !path.ends_with("/status") {
-                self.objects.lock().unwrap().insert(path.clone(), object.clone());
-            }
-            (200, if path.ends_with("/status") { serde_json::to_value(cluster(2)).unwrap() } else { object })
-        } else {
-            match self.objects.lock().unwrap().get(&path) {
-                Some(object) => (200, object.clone()),
-                None => (
-                    404,
-                    json!({"kind": "Status", "status": "Failure", "message": "none", "reason": "NotFound", "code": 404}),
-                ),
-            }
         };
-        if write {
-            self.writes.lock().unwrap().push(path);
-        }
+        let failing = self.fails.filter(|(failing, at, _)| *failing == method && *at == path);
+        let (code, answer) = match (failing, method.as_str()) {
+            (Some((_, _, code)), _) => failure(code, "Scripted"),
+            (None, "PATCH") if path == STATUS => (200, serde_json::to_value(cluster(2)).unwrap()),
+            (None, "PATCH") => {
+                self.objects.lock().unwrap().insert(path, body.clone());
+                (200, body)
+            }
+            (None, "GET") => match self.objects.lock().unwrap().get(&path) {
+                Some(object) => (200, object.clone()),
+                None => failure(404, "NotFound"),
+            },
+            (None, _) => failure(405, "MethodNotAllowed"),
+        };
         Response::builder().status(code).body(Full::from(answer.to_string())).unwrap()
     }
 
+    /// The requests since the last look, without the reads; sorted, as the three objects are written side by side.
     fn writes(&self) -> Vec<String> {
-        let mut writes = std::mem::take(&mut *self.writes.lock().unwrap());
-        // The three objects are written side by side.
+        let requests = std::mem::take(&mut *self.requests.lock().unwrap());
+        let mut writes: Vec<_> =
+            requests.into_iter().map(|(line, _)| line).filter(|line| !line.starts_with("GET ")).collect();
         writes.sort();
         writes
     }
+}
+
+fn applies(path: &str) -> String {
+    format!("PATCH {path}{APPLY}")
+}
+
+fn status_patch() -> String {
+    format!("PATCH {STATUS}?&fieldManager=vllm-operator")
+}
+
+/// All writes of a reconciliation that applies these and reports, sorted.
+fn written(applied: &[&str]) -> Vec<String> {
+    let mut writes: Vec<_> = applied.iter().map(|path| applies(path)).chain([status_patch()]).collect();
+    writes.sort();
+    writes
 }
 
 fn now() -> Timestamp {
@@ -88,11 +107,11 @@ async fn the_first_reconciliation_makes_all_and_the_second_nothing() {
     let server = Server::default();
     let mut cluster = cluster(2);
     reconcile_readable(&server.context(), &cluster, now()).await.unwrap();
-    assert_eq!(server.writes(), [SERVICE, PODS, SET, STATUS]);
+    assert_eq!(server.writes(), written(&[SERVICE, PODS, SET]));
 
     // The status as the first one wrote it, for what exists now.
     let validated = ValidatedCluster::try_from(&cluster).unwrap();
-    let observed = observe(&server.client(), &validated).await.unwrap();
+    let observed = observe(&server.client(), &validated).await;
     let plan = plan(&validated, &observed);
     let applied = apply(&server.client(), &validated, plan, observed).await;
     cluster.status =
@@ -103,18 +122,79 @@ async fn the_first_reconciliation_makes_all_and_the_second_nothing() {
 }
 
 #[tokio::test]
-async fn one_failure_keeps_back_nothing_else_and_is_tried_again() {
-    let server = Server { fails: Some((SET, 503)), ..Server::default() };
+async fn what_is_written_is_whole_and_owned() {
+    let server = Server::default();
+    reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
+    let requests = std::mem::take(&mut *server.requests.lock().unwrap());
+    let body = |line: &str| &requests.iter().find(|(request, _)| request == line).unwrap().1;
+    for (path, kind, version) in
+        [(SET, "StatefulSet", "apps/v1"), (SERVICE, "Service", "v1"), (PODS, "Service", "v1")]
+    {
+        let object = body(&applies(path));
+        assert_eq!((&object["kind"], &object["apiVersion"]), (&json!(kind), &json!(version)));
+        let owner = json!([{
+            "apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": "my-cluster",
+            "uid": "u-1", "controller": true, "blockOwnerDeletion": true,
+        }]);
+        assert_eq!(object["metadata"]["ownerReferences"], owner, "{path}");
+    }
+    assert_eq!(body(&applies(SET))["spec"]["podManagementPolicy"], "Parallel");
+    assert_eq!(body(&applies(PODS))["spec"]["publishNotReadyAddresses"], true);
+    assert_eq!(body(&applies(PODS))["spec"]["clusterIP"], "None");
+    assert_eq!(body(&applies(SERVICE))["spec"]["clusterIP"], Value::Null);
+    let status = body(&status_patch());
+    assert_eq!(status["status"]["selector"], "app=vllm-cluster,cluster=my-cluster,component=vllm-server");
+    // Of the cluster itself nothing but its status is written.
+    assert_eq!(status.as_object().unwrap().keys().collect::<Vec<_>>(), ["status"]);
+}
+
+#[rstest]
+#[case::statefulset(SET, [SERVICE, PODS])]
+#[case::service(SERVICE, [PODS, SET])]
+#[case::headless(PODS, [SERVICE, SET])]
+#[tokio::test]
+async fn a_failed_write_keeps_back_nothing_else_and_is_tried_again(
+    #[case] failing: &'static str,
+    #[case] others: [&str; 2],
+) {
+    let server = Server { fails: Some(("PATCH", failing, 500)), ..Server::default() };
     let result = reconcile_readable(&server.context(), &cluster(2), now()).await;
-    assert!(result.is_err_and(|error| error.to_string().contains("applying StatefulSet my-cluster")));
-    let mut writes = server.writes();
-    writes.dedup();
-    assert_eq!(writes, [SERVICE, PODS, SET, STATUS]);
+    assert!(result.is_err_and(|error| error.to_string().contains("applying") && !error.at_once));
+    assert_eq!(server.writes(), written(&[failing, others[0], others[1]]));
+}
+
+#[rstest]
+#[case::statefulset(SET, [SERVICE, PODS])]
+#[case::service(SERVICE, [PODS, SET])]
+#[case::headless(PODS, [SERVICE, SET])]
+#[tokio::test]
+async fn a_failed_read_keeps_back_nothing_else_and_is_tried_again(
+    #[case] failing: &'static str,
+    #[case] others: [&str; 2],
+) {
+    let server = Server { fails: Some(("GET", failing, 500)), ..Server::default() };
+    let result = reconcile_readable(&server.context(), &cluster(2), now()).await;
+    assert!(result.is_err_and(|error| error.to_string().contains("reading")));
+    assert_eq!(server.writes(), written(&others));
+}
+
+#[tokio::test]
+async fn counts_are_told_although_a_write_fails() {
+    let mut server = Server::default();
+    reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
+    server.objects.lock().unwrap().get_mut(SET).unwrap()["status"] =
+        json!({"replicas": 2, "readyReplicas": 1});
+    server.fails = Some(("PATCH", SET, 500));
+    server.requests.lock().unwrap().clear();
+    reconcile_readable(&server.context(), &cluster(3), now()).await.unwrap_err();
+    let requests = std::mem::take(&mut *server.requests.lock().unwrap());
+    let (_, status) = requests.iter().find(|(line, _)| *line == status_patch()).unwrap();
+    assert_eq!((&status["status"]["replicas"], &status["status"]["readyReplicas"]), (&json!(2), &json!(1)));
 }
 
 #[tokio::test]
 async fn a_refusal_for_good_waits_for_a_change() {
-    let server = Server { fails: Some((SET, 422)), ..Server::default() };
+    let server = Server { fails: Some(("PATCH", SET, 422)), ..Server::default() };
     let action = reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
     assert_eq!(action, Action::requeue(STALLED_RETRY));
 }
@@ -135,7 +215,7 @@ async fn a_statefulset_of_another_is_not_written() {
     server.objects.lock().unwrap().insert(SET.into(), foreign);
     let action = reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
     assert_eq!(action, Action::requeue(STALLED_RETRY));
-    assert_eq!(server.writes(), [SERVICE, PODS, STATUS]);
+    assert_eq!(server.writes(), written(&[SERVICE, PODS]));
 }
 
 #[test]
@@ -152,4 +232,38 @@ fn a_namespace_that_is_going_is_no_reason_to_stall() {
     let quota = error(403, "exceeded quota");
     assert!(!quota.namespace_is_going() && quota.is_final());
     assert!(!error(500, "oh").is_final());
+}
+
+#[tokio::test]
+async fn an_unreadable_cluster_is_left_alone() {
+    let server = Server::default();
+    let mut object = serde_json::to_value(cluster(2)).unwrap();
+    object["spec"]["replicas"] = json!("two");
+    let guarded: DeserializeGuard<VLLMCluster> = serde_json::from_value(object).unwrap();
+    let action = reconcile(Arc::new(guarded), Arc::new(server.context())).await.unwrap();
+    assert_eq!(action, Action::await_change());
+    assert!(server.requests.lock().unwrap().is_empty());
+}
+
+/// Waits in a row, in seconds.
+#[rstest]
+#[case::failure(500, [1, 2, 4, 8, 16, 32, 60, 60])]
+#[case::conflict(409, [0, 2, 4, 8, 16, 32, 60, 60])]
+#[tokio::test]
+async fn waits_grow_to_a_minute_and_start_anew_after_a_success(
+    #[case] code: u16,
+    #[case] expected: [u64; 8],
+) {
+    let server = Server { fails: Some(("PATCH", SET, code)), ..Server::default() };
+    let guarded = Arc::new(DeserializeGuard(Ok(cluster(2))));
+    let failing = Arc::new(server.context());
+    for seconds in expected {
+        let error = reconcile(Arc::clone(&guarded), Arc::clone(&failing)).await.unwrap_err();
+        let action = retry(Arc::clone(&guarded), &error, Arc::clone(&failing));
+        assert_eq!(action, Action::requeue(Duration::from_secs(seconds)));
+    }
+    let failures = std::mem::take(&mut *failing.failures());
+    let works = Arc::new(Context { failures: Mutex::new(failures), ..Server::default().context() });
+    reconcile(guarded, Arc::clone(&works)).await.unwrap();
+    assert!(works.failures().is_empty());
 }

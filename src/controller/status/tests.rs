@@ -22,7 +22,20 @@ fn set(generation: i64, observed: i64, replicas: i32, ready: i32, updated: i32, 
 }
 
 fn applied(set: Outcome) -> Applied {
-    Applied { outcomes: [set, Outcome::Done(json!({})), Outcome::Done(json!({}))] }
+    Applied { outcomes: [set, Outcome::Done(json!({})), Outcome::Done(json!({}))], set_before: None }
+}
+
+/// As [`applied`], where the StatefulSet was to be written over `before`.
+fn over(before: Outcome, set: Outcome) -> Applied {
+    let Outcome::Done(before) = before else { panic!("{before:?}") };
+    Applied { set_before: Some(before), ..applied(set) }
+}
+
+/// The same StatefulSet with these pods.
+fn with_template(set: Outcome, template: &Value) -> Outcome {
+    let Outcome::Done(mut live) = set else { panic!("{set:?}") };
+    live["spec"]["template"] = template.clone();
+    Outcome::Done(live)
 }
 
 fn condition<'a>(status: &'a VLLMClusterStatus, kind: &str) -> &'a Condition {
@@ -97,6 +110,80 @@ fn growth_does_not_make_a_serving_cluster_unready() {
     let unknown =
         status(&validated(4), &VLLMClusterStatus::default(), &applied(set(2, 1, 1, 1, 1, true)), &[], at(9));
     assert!(!holds(&unknown)[0]);
+}
+
+/// A cluster of 3 that needs 2, mid-rollout: what is ready may all be of the old revision.
+#[rstest]
+#[case::none_new(set(2, 2, 3, 3, 0, false), false, "RollingOut")]
+#[case::new_one_broken(set(2, 2, 3, 2, 1, false), false, "RollingOut")]
+#[case::one_new_serves(set(2, 2, 3, 3, 1, false), false, "RollingOut")]
+#[case::two_new_serve(set(2, 2, 3, 3, 2, false), true, "EnoughReplicas")]
+#[case::too_few_at_all(set(2, 2, 3, 1, 1, false), false, "NotEnoughReplicas")]
+#[case::shrinking_without_rollout(set(2, 2, 5, 3, 3, true), true, "EnoughReplicas")]
+fn ready_counts_pods_of_the_current_spec(#[case] set: Outcome, #[case] ready: bool, #[case] reason: &str) {
+    let mut cluster = validated(3);
+    cluster.spec.min_replicas = Some(2);
+    let status = status(&cluster, &VLLMClusterStatus::default(), &applied(set), &[], at(0));
+    assert_eq!((holds(&status)[0], condition(&status, CONDITION_READY).reason.as_str()), (ready, reason));
+}
+
+#[test]
+fn new_pods_are_not_ready_before_the_statefulset_has_taken_them() {
+    let serving =
+        status(&validated(1), &VLLMClusterStatus::default(), &applied(set(1, 1, 1, 1, 1, true)), &[], at(0));
+    let written = with_template(set(2, 1, 1, 1, 1, true), &json!("new"));
+    let before = with_template(set(1, 1, 1, 1, 1, true), &json!("old"));
+    let changed = status(&validated(1), &serving, &over(before, written), &[], at(1));
+    assert_eq!(holds(&changed), [false, true, false]);
+    assert_eq!(condition(&changed, CONDITION_READY).reason, "SpecNotTaken");
+    // Seen again before the StatefulSet controller has looked: still not.
+    let again = status(&validated(1), &changed, &applied(set(2, 1, 1, 1, 1, true)), &[], at(2));
+    assert!(!holds(&again)[0]);
+}
+
+/// A write that fails over a StatefulSet that serves, with the pods of the spec or others.
+#[rstest]
+#[case::growth_for_now(500, true, [true, true, false])]
+#[case::growth_for_good(422, true, [true, false, true])]
+#[case::new_pods_for_now(500, false, [false, true, false])]
+#[case::new_pods_for_good(422, false, [false, false, true])]
+fn a_failed_write_says_nothing_of_what_serves(
+    #[case] code: u16,
+    #[case] same_pods: bool,
+    #[case] expected: [bool; 3],
+) {
+    let serving =
+        status(&validated(1), &VLLMClusterStatus::default(), &applied(set(1, 1, 1, 1, 1, true)), &[], at(0));
+    let live = if same_pods { template(&validated(1)) } else { json!("old") };
+    let before = with_template(set(1, 1, 2, 2, 2, true), &live);
+    let after = status(&validated(4), &serving, &over(before, Outcome::Failed(refused(code))), &[], at(1));
+    assert_eq!(holds(&after), expected, "{:#?}", after.conditions);
+    assert_eq!((after.replicas, after.ready_replicas), (2, 2), "the live counts");
+}
+
+#[test]
+fn what_cannot_be_seen_for_a_moment_stays_ready() {
+    let serving =
+        status(&validated(1), &VLLMClusterStatus::default(), &applied(set(1, 1, 1, 1, 1, true)), &[], at(0));
+    let ready = |cluster: &ValidatedCluster, code| {
+        holds(&status(cluster, &serving, &applied(Outcome::Failed(refused(code))), &[], at(1)))[0]
+    };
+    let mut changed = validated(1);
+    changed.generation = 2;
+    assert!(ready(&validated(1), 500));
+    assert!(!ready(&changed, 500), "nothing is known of another spec");
+    assert!(!ready(&validated(1), 403), "somebody has to look");
+    let never = VLLMClusterStatus { observed_generation: Some(1), ..VLLMClusterStatus::default() };
+    let unseen = status(&validated(1), &never, &applied(Outcome::Failed(refused(500))), &[], at(1));
+    assert!(!holds(&unseen)[0], "what was not ready does not become so");
+}
+
+#[test]
+fn a_service_that_has_to_wait_is_reconciling() {
+    let mut applied = applied(set(1, 1, 3, 3, 3, true));
+    applied.outcomes[Kind::ClientService.index()] = Outcome::Waiting;
+    let status = status(&validated(3), &VLLMClusterStatus::default(), &applied, &[], at(0));
+    assert_eq!(holds(&status), [true, true, false]);
 }
 
 #[test]
