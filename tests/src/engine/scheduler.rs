@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::capture::Histogram;
 
@@ -114,6 +114,7 @@ impl Scheduler {
             scheduler: self,
             arrived,
             queued,
+            due: Instant::now(),
             generated: false,
             finished: false,
             _counted: running,
@@ -151,6 +152,8 @@ pub struct Running<'a> {
     scheduler: &'a Scheduler,
     arrived: Instant,
     queued: Duration,
+    /// When its latest token was to come.
+    due: Instant,
     /// It has its first token.
     generated: bool,
     finished: bool,
@@ -161,7 +164,9 @@ pub struct Running<'a> {
 impl Running<'_> {
     /// Generates one token.
     pub async fn token(&mut self) {
-        tokio::time::sleep(self.scheduler.token).await;
+        // From token to token, since each sleep for itself ends late and the pace would drop.
+        self.due += self.scheduler.token;
+        sleep_until(self.due).await;
         let mut totals = self.scheduler.lock();
         totals.generated_tokens += 1;
         if !std::mem::replace(&mut self.generated, true) {
@@ -201,5 +206,24 @@ impl<'a> Counted<'a> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn many_tokens_take_the_time_that_the_pace_says() {
+        let scheduler = Scheduler::new(1, 100_000.0);
+        let began = Instant::now();
+        let mut running = scheduler.start(1).await;
+        for _ in 0..20_000 {
+            running.token().await;
+        }
+        running.finish();
+        let took = began.elapsed();
+        // The timer's millisecond for each token would be 20 s; the rest is for a busy machine.
+        assert!((Duration::from_millis(200)..Duration::from_secs(10)).contains(&took), "{took:?}");
     }
 }
