@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -140,8 +141,17 @@ struct Ask {
     prompt: Option<Value>,
     messages: Option<Vec<Message>>,
     max_tokens: Option<usize>,
+    /// The newer name, of chats alone.
+    max_completion_tokens: Option<usize>,
     #[serde(default)]
     stream: bool,
+    stream_options: Option<StreamOptions>,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
 }
 
 #[derive(Deserialize)]
@@ -157,16 +167,16 @@ enum Form {
     Chat,
 }
 
-async fn completions(engine: Shared, body: String) -> Result<Response, ApiError> {
+async fn completions(engine: Shared, body: Bytes) -> Result<Response, ApiError> {
     answer(engine, &body, Form::Text).await
 }
 
-async fn chat(engine: Shared, body: String) -> Result<Response, ApiError> {
+async fn chat(engine: Shared, body: Bytes) -> Result<Response, ApiError> {
     answer(engine, &body, Form::Chat).await
 }
 
-async fn answer(State(engine): Shared, body: &str, form: Form) -> Result<Response, ApiError> {
-    let ask: Ask = serde_json::from_str(body).map_err(|error| bad_request(error.to_string()))?;
+async fn answer(State(engine): Shared, body: &[u8], form: Form) -> Result<Response, ApiError> {
+    let ask: Ask = serde_json::from_slice(body).map_err(|error| bad_request(error.to_string()))?;
     let model = ask.model.unwrap_or_else(|| engine.name().to_owned());
     if !engine.args.served_model_names.contains(&model) {
         return Err(ApiError(
@@ -176,18 +186,26 @@ async fn answer(State(engine): Shared, body: &str, form: Form) -> Result<Respons
         ));
     }
     let prompt_tokens = match form {
-        Form::Text => words(&ask.prompt.ok_or_else(|| bad_request("'prompt' is required"))?),
+        Form::Text => prompt_words(&ask.prompt.ok_or_else(|| bad_request("'prompt' is required"))?)?,
         Form::Chat => {
             let messages = ask.messages.ok_or_else(|| bad_request("'messages' is required"))?;
+            if messages.is_empty() {
+                return Err(bad_request("'messages' must hold at least one message"));
+            }
             messages.iter().map(|message| words(&message.content)).sum()
         }
     };
-    let tokens = ask.max_tokens.unwrap_or(16);
+    let newer = ask.max_completion_tokens.filter(|_| matches!(form, Form::Chat));
+    let tokens = newer.or(ask.max_tokens).unwrap_or(16);
     if tokens == 0 {
         return Err(bad_request("max_tokens must be at least 1, got 0."));
     }
     if ask.stream {
-        return Ok(streamed(engine, form, model, prompt_tokens, tokens));
+        let usage = ask.stream_options.is_some_and(|options| options.include_usage);
+        return Ok(streamed(engine, form, model, prompt_tokens, tokens, usage));
+    }
+    if ask.stream_options.is_some() {
+        return Err(bad_request("Stream options can only be defined when `stream=True`."));
     }
     let mut running = engine.scheduler.start(prompt_tokens).await;
     for _ in 0..tokens {
@@ -207,12 +225,23 @@ async fn answer(State(engine): Shared, body: &str, form: Form) -> Result<Respons
             json!({"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": null, "finish_reason": "length"}),
         ),
     };
-    let usage = json!({"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens});
+    let usage = used(prompt_tokens, tokens);
     Ok(Json(json!({"id": id, "object": object, "created": 0, "model": model, "choices": [choice], "usage": usage})).into_response())
 }
 
-/// A token as it comes, each an event, and `[DONE]`.
-fn streamed(engine: Arc<Engine>, form: Form, model: String, prompt_tokens: usize, tokens: usize) -> Response {
+fn used(prompt_tokens: usize, tokens: usize) -> Value {
+    json!({"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens})
+}
+
+/// A token as it comes, each an event, the usage if it is wanted, and `[DONE]`.
+fn streamed(
+    engine: Arc<Engine>,
+    form: Form,
+    model: String,
+    prompt_tokens: usize,
+    tokens: usize,
+    usage: bool,
+) -> Response {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
         // A client that hangs up drops the receiver: the request leaves the queue, or ends at its next token.
@@ -221,29 +250,60 @@ fn streamed(engine: Arc<Engine>, form: Form, model: String, prompt_tokens: usize
             () = sender.closed() => None,
         };
         let Some(mut running) = started else { return };
-        let id = engine.id(if matches!(form, Form::Text) { "cmpl" } else { "chatcmpl" });
+        let (id, object) = match form {
+            Form::Text => (engine.id("cmpl"), "text_completion"),
+            Form::Chat => (engine.id("chatcmpl"), "chat.completion.chunk"),
+        };
         for left in (0..tokens).rev() {
             running.token().await;
             let reason = (left == 0).then_some("length");
-            let chunk = match form {
-                Form::Text => {
-                    json!({"id": id, "object": "text_completion", "created": 0, "model": model, "choices": [{"index": 0, "text": "word ", "finish_reason": reason}]})
-                }
-                Form::Chat => {
-                    json!({"id": id, "object": "chat.completion.chunk", "created": 0, "model": model, "choices": [{"index": 0, "delta": {"content": "word "}, "finish_reason": reason}]})
-                }
+            let choice = match form {
+                Form::Text => json!({"index": 0, "text": "word ", "finish_reason": reason}),
+                Form::Chat => json!({"index": 0, "delta": {"content": "word "}, "finish_reason": reason}),
             };
+            let chunk =
+                json!({"id": id, "object": object, "created": 0, "model": model, "choices": [choice]});
             if sender.send(chunk.to_string()).await.is_err() {
                 return;
             }
         }
         running.finish();
+        if usage {
+            let usage = used(prompt_tokens, tokens);
+            let chunk = json!({"id": id, "object": object, "created": 0, "model": model, "choices": [], "usage": usage});
+            let _ = sender.send(chunk.to_string()).await;
+        }
         // The client may have left after its last token.
         let _ = sender.send("[DONE]".into()).await;
     });
     let events =
         stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
     Sse::new(events.map(|data| Ok::<_, Infallible>(Event::default().data(data)))).into_response()
+}
+
+/// The size of a prompt: a text or several, or tokens by their numbers.
+fn prompt_words(prompt: &Value) -> Result<usize, ApiError> {
+    let readable = match prompt {
+        Value::String(_) => true,
+        Value::Array(parts) if parts.is_empty() => {
+            return Err(bad_request("please provide at least one prompt"));
+        }
+        Value::Array(parts) => {
+            parts.iter().all(Value::is_string)
+                || is_tokens(prompt)
+                || parts.iter().all(|part| is_tokens(part) && part != &json!([]))
+        }
+        _ => false,
+    };
+    if readable {
+        Ok(words(prompt))
+    } else {
+        Err(bad_request("'prompt' must be text, tokens, or a list of either"))
+    }
+}
+
+fn is_tokens(prompt: &Value) -> bool {
+    prompt.as_array().is_some_and(|tokens| tokens.iter().all(Value::is_u64))
 }
 
 /// Words stand in for tokens.

@@ -160,11 +160,62 @@ async fn what_is_wrong_is_said() {
         (json!({"model": "m"}), 400, "'prompt' is required"),
         (json!({"prompt": "x", "max_tokens": 0}), 400, "max_tokens must be at least 1"),
         (json!("no object"), 400, "invalid type"),
+        (json!({"prompt": 5}), 400, "'prompt' must be text"),
+        (json!({"prompt": {"a": 1}}), 400, "'prompt' must be text"),
+        (json!({"prompt": ["x", 1]}), 400, "'prompt' must be text"),
+        (json!({"prompt": [-1]}), 400, "'prompt' must be text"),
+        (json!({"prompt": [[1], []]}), 400, "'prompt' must be text"),
+        (json!({"prompt": []}), 400, "at least one prompt"),
+        (json!({"prompt": "x", "max_tokens": -1}), 400, "invalid value"),
+        (json!({"prompt": "x", "stream_options": {}}), 400, "when `stream=True`"),
     ] {
         let (got, text) = served.call("/v1/completions", Some(body.clone())).await;
         assert_eq!(got, code, "{body}: {text}");
         assert!(text.contains(says), "{body}: {text}");
+        let error: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(error["error"]["code"], code, "{body}: {text}");
     }
+    let (code, text) = served.call("/v1/chat/completions", Some(json!({"messages": []}))).await;
+    assert_eq!(code, 400, "{text}");
+    assert!(text.contains("at least one message"), "{text}");
+    let mut request = served.request("/v1/completions", Some(json!({})));
+    *request.body_mut() = Full::from(&b"\xff"[..]);
+    let response = served.client.request(request).await.unwrap();
+    assert_eq!(response.status(), 400);
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    let error: Value = serde_json::from_slice(&bytes).expect("no text is answered in OpenAI's form, too");
+    assert_eq!(error["error"]["type"], "BadRequestError");
+}
+
+#[tokio::test]
+async fn each_way_to_write_a_prompt() {
+    let served = Served::new("", 10_000.0).await;
+    for (prompt, tokens) in
+        [(json!("a b c"), 3), (json!(["a b", "c"]), 3), (json!([7, 8]), 2), (json!([[7, 8], [9]]), 3)]
+    {
+        let (code, body) =
+            served.call("/v1/completions", Some(json!({"prompt": prompt, "max_tokens": 1}))).await;
+        assert_eq!(code, 200, "{prompt}: {body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["usage"]["prompt_tokens"], tokens, "{prompt}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_usage_where_that_is_wanted() {
+    let served = Served::new("", 10_000.0).await;
+    let chat = json!({
+        "messages": [{"role": "user", "content": "hi you"}],
+        "max_tokens": 9,
+        "max_completion_tokens": 3,
+        "stream": true,
+        "stream_options": {"include_usage": true},
+    });
+    let (_, body) = served.call("/v1/chat/completions", Some(chat)).await;
+    let last = body.lines().rev().filter_map(|line| line.strip_prefix("data: ")).nth(1).unwrap();
+    let last: Value = serde_json::from_str(last).unwrap();
+    assert_eq!(last["choices"], json!([]), "{body}");
+    assert_eq!(last["usage"], json!({"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}));
 }
 
 #[tokio::test]
