@@ -3,6 +3,7 @@
 //! **Architecture invariant**: applied as a user would, by kubectl; nothing is patched that a user would not.
 
 use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -13,6 +14,9 @@ const PROMETHEUS: &str = include_str!("../manifests/prometheus.yaml");
 
 /// The release whose manifests and programs are used; the manifests themselves name `latest`.
 const KEDA_RELEASE: &str = "2.21.0";
+
+/// What is shown of each log when a wait was in vain: its last dozen of lines, or so.
+const LOG_TAIL: u64 = 2000;
 
 /// Applies KEDA and Prometheus, without waiting for them.
 pub async fn install_keda_and_prometheus(plane: &Plane) -> anyhow::Result<()> {
@@ -30,10 +34,23 @@ pub async fn install_keda_and_prometheus(plane: &Plane) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until KEDA and Prometheus serve.
+/// Waits until KEDA and Prometheus serve. KEDA's webhook is ignored as long as it cannot be reached: what is written
+/// before that would go by it.
 pub async fn wait_for_keda_and_prometheus(plane: &Plane) -> anyhow::Result<()> {
     wait(plane, "keda", &["deployment", "--all", "--for=condition=Available"]).await?;
-    wait(plane, "keda", &["apiservice/v1beta1.external.metrics.k8s.io", "--for=condition=Available"]).await
+    for what in [
+        ["apiservice/v1beta1.external.metrics.k8s.io", "--for=condition=Available"],
+        // KEDA injects all of its bundles in one write.
+        [
+            "validatingwebhookconfiguration/keda-admission",
+            "--for=jsonpath={.webhooks[0].clientConfig.caBundle}",
+        ],
+    ] {
+        wait(plane, "keda", &what).await?;
+    }
+    let slices = "--selector=kubernetes.io/service-name=keda-admission-webhooks";
+    wait(plane, "keda", &["endpointslice", slices, "--for=jsonpath={.endpoints[*].conditions.ready}=true"])
+        .await
 }
 
 /// Applies the manifest that users install, without waiting for the operator.
@@ -64,13 +81,74 @@ fn append(manifest: &mut String, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `kubectl wait`, and a look at the pods if it was in vain.
+/// `kubectl wait`, and if it was in vain, what the namespace looks like.
 async fn wait(plane: &Plane, namespace: &str, what: &[&str]) -> anyhow::Result<()> {
     let args = [&["wait", "-n", namespace, "--timeout=90s"], what].concat();
     let waited = plane.kubectl(&args).output().await?;
     if waited.status.success() {
         return Ok(());
     }
-    let pods = plane.kubectl(&["get", "pods,apiservices", "-A", "-o", "wide"]).output().await?.stdout;
-    anyhow::bail!("{}{}\n{pods}\nlogs: {}", waited.stdout, waited.stderr, plane.logs_dir().display())
+    let mut seen = vec![format!("`{}`: {}{}", waited.command, waited.stdout, waited.stderr)];
+    for look in [
+        &["get", "pods,endpointslices", "-n", namespace, "-o", "wide"][..],
+        &["get", "apiservices"],
+        &["describe", "deployments", "-n", namespace],
+        &["get", "events", "-n", namespace, "--sort-by=.metadata.creationTimestamp"],
+    ] {
+        // What cannot be seen takes nothing from the rest.
+        seen.push(match plane.kubectl(look).output().await {
+            Ok(output) => format!("$ {}\n{}{}", output.command, output.stdout, output.stderr),
+            Err(error) => format!("{error:#}\n"),
+        });
+    }
+    seen.extend(log_tails(&plane.logs_dir().join("pods"), namespace));
+    seen.push(format!("logs: {}", plane.logs_dir().display()));
+    anyhow::bail!(seen.join("\n"))
+}
+
+/// The ends of the logs of a namespace's pods, each after its name. What cannot be read is named, with the reason.
+fn log_tails(folder: &Path, namespace: &str) -> Vec<String> {
+    let prefix = format!("{namespace}_");
+    let mut files: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
+    files.retain(|file| file.file_name().to_string_lossy().starts_with(&prefix));
+    files.sort_by_key(fs::DirEntry::file_name);
+    let tail = |path: &Path| -> std::io::Result<String> {
+        let mut file = fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(LOG_TAIL).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    files
+        .iter()
+        .map(|file| {
+            let end = tail(&file.path()).unwrap_or_else(|error| error.to_string());
+            format!("== {}\n{}\n", file.file_name().to_string_lossy(), end.trim_end())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tails_are_of_the_namespaces_own_logs_and_short() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("keda_b-1_c.log", "second".to_owned()),
+            ("keda_a-1_c.log", format!("{}first\n", "x".repeat(9000))),
+            ("kedaother_a-1_c.log", "another's".to_owned()),
+        ] {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let tails = log_tails(folder.path(), "keda");
+        assert_eq!(tails.len(), 2, "{tails:?}");
+        let (long, short) = (&tails[0], &tails[1]);
+        assert!(long.starts_with("== keda_a-1_c.log\nxxx") && long.ends_with("xfirst\n"), "{long}");
+        assert!(long.len() < 2100, "{} bytes", long.len());
+        assert_eq!(short, "== keda_b-1_c.log\nsecond\n");
+        assert_eq!(log_tails(&folder.path().join("none"), "keda"), [""; 0]);
+    }
 }
