@@ -27,6 +27,12 @@ pub async fn two_planes_stand_side_by_side() -> anyhow::Result<()> {
     let (left, right) = (left?, right?);
     anyhow::ensure!(left.state_dir() != right.state_dir(), "both in {}", left.state_dir().display());
 
+    // A third one in the same place would wipe the files of the first, and is refused.
+    let mut again = PlaneOptions::new("left", TESTBED);
+    again.state_dir = Some(left.state_dir().to_owned());
+    let refused = Plane::start(again).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
+    anyhow::ensure!(refused.contains("plane \"left\" is up already"), "{refused:?}");
+
     left.kubectl(&["create", "configmap", "of-left"]).ok().await?;
     let refused = right.kubectl(&["get", "configmap", "of-left"]).output().await?.refused()?;
     anyhow::ensure!(refused.contains("NotFound"), "the right plane on the left one's object: {refused}");

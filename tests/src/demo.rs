@@ -56,7 +56,7 @@ pub fn main(demo: &Demo) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
         // Nothing of the plane outlives this process, so Ctrl-C needs no handler of its own.
         let started = Instant::now();
-        let plane = start(demo).await?;
+        let mut plane = start(demo).await?;
         let shown = Stage { plane: &plane, steps: 0 }.play().await;
         match &shown {
             Ok(steps) => println!("\n{} steps, each did what it said, in {} s.", steps, started.elapsed().as_secs()),
@@ -64,7 +64,7 @@ pub fn main(demo: &Demo) -> anyhow::Result<()> {
         }
         if demo.keep {
             println!("\nAll is left running. In another shell:\n  export KUBECONFIG={}\nand to end it:\n  cargo testbed down --name demo", plane.kubeconfig().display());
-            drop(plane);
+            plane.let_go()?;
         } else if shown.is_ok() {
             plane.stop().await?;
         }
@@ -80,7 +80,6 @@ async fn start(demo: &Demo) -> anyhow::Result<Plane> {
     options.state_dir = Some(crate::plane::owner::target_dir().join("testbed").join("demo"));
     options.operator_exe = Some(operator);
     options.engine.clone_from(&demo.engine);
-    options.detach = demo.keep;
     let begun = Instant::now();
     let plane = Plane::start_with(options, binaries).await?;
     told(begun, "etcd, kube-apiserver, kube-controller-manager, kube-scheduler, CoreDNS and a node");

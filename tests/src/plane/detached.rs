@@ -36,3 +36,9 @@ pub fn is_init(pid: i32, state: &State) -> bool {
     words.get(1) == Some(&b"plane-init".as_slice())
         && words.get(2) == Some(&state.spec().into_os_string().into_encoded_bytes().as_slice())
 }
+
+/// PID 1 of the plane in `state`, if it runs.
+pub fn running(state: &State) -> Option<i32> {
+    let pid = std::fs::read_to_string(state.pid()).ok()?.trim().parse().ok()?;
+    is_init(pid, state).then_some(pid)
+}

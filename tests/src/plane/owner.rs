@@ -2,6 +2,7 @@
 //!
 //! **Architecture invariant**: all that keeps a plane alive is [`Plane`]; dropping it stops the plane.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::os::fd::OwnedFd;
@@ -11,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{mpsc, watch};
 
@@ -47,8 +49,6 @@ pub struct PlaneOptions {
     pub hpa_downscale_stabilization: Duration,
     /// The HPA controller's period. In a cluster: 15 s.
     pub hpa_sync_period: Duration,
-    /// Lets the plane go once it is ready, as by [`Plane::let_go`].
-    pub detach: bool,
 }
 
 impl PlaneOptions {
@@ -62,7 +62,6 @@ impl PlaneOptions {
             engine: None,
             hpa_downscale_stabilization: Duration::from_secs(10),
             hpa_sync_period: Duration::from_secs(2),
-            detach: false,
         }
     }
 }
@@ -76,6 +75,8 @@ pub struct Plane {
     socket: UnixStream,
     /// PID 1 of the plane, seen from here.
     pid: i32,
+    /// Locked as long as the owner lives.
+    _claim: File,
     ready: bool,
     over: bool,
     failure: watch::Receiver<Option<String>>,
@@ -99,9 +100,9 @@ impl Plane {
             engine,
             hpa_downscale_stabilization,
             hpa_sync_period,
-            detach,
         } = options;
         let state = State::new(absolute(&state_dir.unwrap_or_else(|| default_state_dir(&name)))?);
+        let claim = claim(&state, &name)?;
         let spec = Spec {
             name,
             state,
@@ -127,14 +128,18 @@ impl Plane {
             .with_context(|| format!("starting {}", spec.testbed_exe.display()))?;
         let (mut events, failure) = listen(ours.try_clone()?);
         // From here on, dropping the plane stops what was started.
-        let mut plane =
-            Self { spec, enter, socket: ours, pid: 0, ready: false, over: false, failure, steps: Vec::new() };
+        let mut plane = Self {
+            spec,
+            enter,
+            socket: ours,
+            pid: 0,
+            _claim: claim,
+            ready: false,
+            over: false,
+            failure,
+            steps: Vec::new(),
+        };
         match tokio::time::timeout(START_DEADLINE, plane.until_ready(&mut events)).await {
-            // Only now: a start that is given up must leave nothing behind.
-            Ok(Ok(())) if detach => {
-                plane.let_go()?;
-                Ok(plane)
-            }
             Ok(Ok(())) => Ok(plane),
             Ok(Err(error)) => Err(plane.start_failed(&error)),
             Err(_) => Err(plane.start_failed(&anyhow::anyhow!(
@@ -367,6 +372,19 @@ fn default_state_dir(name: &str) -> PathBuf {
 pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+}
+
+/// The directory for this plane alone: a second one would wipe the files of the first.
+fn claim(state: &State, name: &str) -> anyhow::Result<File> {
+    // Beside the directory, which a start empties.
+    let path = state.path().with_extension("lock");
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    let taken = flock(&file, FlockOperation::NonBlockingLockExclusive).is_err();
+    anyhow::ensure!(
+        !taken && super::detached::running(state).is_none(),
+        "plane {name:?} is up already; `cargo testbed down --name {name}` stops it"
+    );
+    Ok(file)
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
