@@ -39,11 +39,8 @@ impl Admission {
         self.metrics.live_reads.inc();
         let (cluster, scalers) =
             tokio::try_join!(self.live.cluster(namespace, &new.cluster), self.live.scalers_of(namespace))?;
-        let scalers: Vec<_> = scalers
-            .into_iter()
-            .filter(|attached| attached.cluster == new.cluster)
-            .map(|attached| attached.driver)
-            .collect();
+        let scalers: Vec<_> =
+            scalers.into_iter().filter_map(|scaler| scaler.driver_of(&new.cluster)).collect();
         Ok(ask(cluster.map(|cluster| cluster.bounds), &scalers))
     }
 }

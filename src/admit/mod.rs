@@ -114,7 +114,7 @@ impl Admission {
         let Some(scaler) = known.filter(|_| outcome.rests_on_scaler()) else { return Ok(outcome) };
         self.metrics.live_reads.inc();
         let fresh = self.live.scaler(namespace, &scaler.name).await?;
-        let fresh = fresh.filter(|fresh| fresh.cluster == cluster).map(|fresh| fresh.driver);
+        let fresh = fresh.and_then(|fresh| fresh.driver_of(cluster));
         Ok(if fresh.as_ref() == Some(scaler) { outcome } else { ask(fresh.as_ref()) })
     }
 }

@@ -69,12 +69,10 @@ impl Admission {
             }
         };
         let outcome = ask(&Surroundings::new(target, &new.name));
-        let outcome = if outcome.allowed() {
-            outcome
-        } else {
-            ask(&self.live_surroundings(namespace, cluster, &new.name).await?)
-        };
-        Ok(outcome)
+        if outcome.allowed() {
+            return Ok(outcome);
+        }
+        Ok(ask(&self.live_surroundings(namespace, cluster, &new.name).await?))
     }
 
     /// All around a ScaledObject, read live.
@@ -91,12 +89,8 @@ impl Admission {
             self.live.hpas_of(namespace),
             self.live.default_requests(namespace),
         )?;
-        let scalers = scalers
-            .into_iter()
-            .filter(|attached| attached.cluster == cluster)
-            .map(|attached| attached.driver);
-        let hpas =
-            hpas.into_iter().filter(|attached| attached.cluster == cluster).map(|attached| attached.driver);
+        let scalers = scalers.into_iter().filter_map(|scaler| scaler.driver_of(cluster));
+        let hpas = hpas.into_iter().filter_map(|hpa| hpa.driver_of(cluster));
         let mut found = Surroundings::new(
             Target { cluster: found, scalers: scalers.collect(), hpas: hpas.collect() },
             own_name,

@@ -95,6 +95,13 @@ pub struct Attachment<D> {
     pub driver: D,
 }
 
+impl<D> Attachment<D> {
+    /// The driver, if it is attached to this cluster.
+    pub fn driver_of(self, cluster: &str) -> Option<D> {
+        (self.cluster == cluster).then_some(self.driver)
+    }
+}
+
 /// One kind of driver: where a target keeps it.
 pub trait Attached: Sized + Clone + Send + Sync + 'static {
     /// Its name.

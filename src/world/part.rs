@@ -16,6 +16,7 @@ use crate::api::names::{
 };
 use crate::policy::cluster::Spec;
 use crate::policy::hpa::Hpa;
+use crate::policy::scaled_object::view::Target;
 use crate::policy::{Bounds, Scaler};
 
 use super::{Attachment, Cluster, ForeignHpa};
@@ -79,27 +80,8 @@ impl ClusterPart {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ScaleTargetRef {
-    /// Absent: `apps/v1`.
-    api_version: Option<String>,
-    /// Absent: `Deployment`.
-    kind: Option<String>,
-    name: Option<String>,
-}
-
-impl ScaleTargetRef {
-    /// The VLLMCluster that it names, in whichever version of its group.
-    fn cluster(&self) -> Option<&str> {
-        let (group, _) = self.api_version.as_deref()?.split_once('/')?;
-        let name = self.name.as_deref().filter(|name| !name.is_empty())?;
-        (group == GROUP && self.kind.as_deref() == Some(KIND)).then_some(name)
-    }
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct ScaledObjectSpecPart {
-    scale_target_ref: Option<ScaleTargetRef>,
+    scale_target_ref: Option<Target>,
     min_replica_count: Option<i32>,
     max_replica_count: Option<i32>,
     advanced: Option<AdvancedPart>,
@@ -156,7 +138,7 @@ impl ScaledObjectPart {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct HpaSpecPart {
-    scale_target_ref: Option<ScaleTargetRef>,
+    scale_target_ref: Option<Target>,
     min_replicas: Option<i32>,
     max_replicas: Option<i32>,
 }

@@ -9,6 +9,7 @@ use futures::TryStreamExt as _;
 use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::json;
+use testbed::load;
 use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
 use vllm_operator::api::VLLMCluster;
@@ -22,17 +23,6 @@ const KEDA: &str = "system:serviceaccount:keda:keda-operator";
 /// KEDA's, the HPA's and the pods' periods add up on two busy cores.
 const TURN: Duration = Duration::from_secs(90);
 
-const LOAD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: load}
-spec:
-  restartPolicy: Never
-  terminationGracePeriodSeconds: 5
-  containers:
-    - {name: load, image: testbed/load, args: [--url, "http://a:8000", --concurrency, "40"]}
-"#;
-
 /// Up from 1 and down again, never outside the range, and nobody refused on the way.
 pub async fn up_and_down(plane: &Plane) -> anyhow::Result<()> {
     namespace(plane, NS).await?;
@@ -42,7 +32,7 @@ pub async fn up_and_down(plane: &Plane) -> anyhow::Result<()> {
     apply(plane, NS, &scaled_object(NS, "queue", "a", 1, 3)).await?;
     kubectl(plane, NS, "wait --for=condition=Ready scaledobject/queue --timeout=60s").ok().await?;
 
-    apply(plane, NS, LOAD).await?;
+    apply(plane, NS, &load::pod("http://a:8000", 40)).await?;
     all_are(plane, 3).await?;
     healthy(plane).await?;
     kubectl(plane, NS, "delete pod load --wait=false").ok().await?;

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use crate::addons;
 use crate::parts::{Binaries, operator_binary};
-use crate::plane::detached::{is_init, stop_detached};
+use crate::plane::detached::{running, stop_detached};
 use crate::plane::owner::target_dir;
 use crate::plane::{Plane, PlaneOptions, Spec, State};
 
@@ -61,9 +61,7 @@ impl Name {
     }
 
     fn running(&self) -> Option<i32> {
-        let state = self.state();
-        let pid = std::fs::read_to_string(state.pid()).ok()?.trim().parse().ok()?;
-        is_init(pid, &state).then_some(pid)
+        running(&self.state())
     }
 }
 

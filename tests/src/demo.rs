@@ -15,30 +15,20 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::addons;
+use crate::load;
 use crate::parts::{Binaries, operator_binary};
 use crate::plane::kubectl::Output;
+use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, PlaneOptions};
 
 const CLUSTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/vllmcluster.yaml");
 const SCALED_OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/scaledobject.yaml");
 
-/// Forty clients on engines of four slots each: more wait than four servers are allowed to leave waiting.
-const LOAD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: load}
-spec:
-  restartPolicy: Never
-  terminationGracePeriodSeconds: 5
-  containers:
-    - name: load
-      image: testbed/load
-      args: [--url, "http://my-cluster:8000", --concurrency, "40", --max-tokens, "100"]
-"#;
+/// On engines of four slots each: more wait than four servers are allowed to leave waiting.
+const CLIENTS: usize = 40;
 
 /// How long a count may take to get where it should: KEDA polls, the HPA has its periods, pods start.
 const PATIENCE: Duration = Duration::from_mins(3);
-const PERIOD: Duration = Duration::from_millis(500);
 
 /// Options of `demo`.
 #[derive(Clone, Debug, Args)]
@@ -130,9 +120,13 @@ impl Stage<'_> {
 
         self.step("requests queue, and the count rises");
         println!(
-            "  40 clients ask without a pause; each server answers 4 at a time, KEDA wants 4 waiting for each"
+            "  {CLIENTS} clients ask without a pause; each server answers 4 at a time, KEDA wants 4 waiting for each"
         );
-        self.plane.kubectl(&["apply", "-f", "-"]).stdin(LOAD).ok().await?;
+        self.plane
+            .kubectl(&["apply", "-f", "-"])
+            .stdin(load::pod("http://my-cluster:8000", CLIENTS))
+            .ok()
+            .await?;
         self.watch("4 replicas", |replicas, ready, _| replicas == 4 && ready == 4).await?;
 
         self.step("the load ends, and the count falls");
@@ -164,20 +158,17 @@ impl Stage<'_> {
     }
 
     async fn until_ready(&self, replicas: i64) -> anyhow::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let cluster = self.cluster().await?;
+        eventually(&format!("{replicas} ready replicas"), Deadline::after(PATIENCE), || async {
+            let cluster = self.cluster().await.map_err(|error| format!("{error:#}"))?;
             let counts = [
                 &cluster["spec"]["replicas"],
                 &cluster["status"]["replicas"],
                 &cluster["status"]["readyReplicas"],
             ];
-            if counts.iter().all(|count| count.as_i64() == Some(replicas)) {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "wanted {replicas} ready replicas, saw {}", cluster["status"]);
-            sleep(PERIOD).await;
-        }
+            let reached = counts.iter().all(|count| count.as_i64() == Some(replicas));
+            reached.then_some(()).ok_or_else(|| cluster["status"].to_string())
+        })
+        .await
     }
 
     async fn cluster(&self) -> anyhow::Result<Value> {

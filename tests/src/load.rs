@@ -47,6 +47,22 @@ pub struct Load {
     model: Option<String>,
 }
 
+/// A pod that makes this load on `url` until it is deleted.
+pub fn pod(url: &str, concurrency: usize) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: load}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 5
+  containers:
+    - {{name: load, image: testbed/load, args: [--url, "{url}", --concurrency, "{concurrency}"]}}
+"#
+    )
+}
+
 #[derive(Debug, Default)]
 struct Counts {
     ok: AtomicUsize,

@@ -60,6 +60,16 @@ pub struct Target {
     pub name: Option<String>,
 }
 
+impl Target {
+    /// The name of the `VLLMCluster` that it names, by any version of our group.
+    pub fn cluster(&self) -> Option<&str> {
+        let Self { api_version, kind, name } = self;
+        let (group, _) = api_version.as_deref()?.split_once('/')?;
+        let name = name.as_deref().filter(|name| !name.is_empty())?;
+        (group == GROUP && kind.as_deref() == Some(KIND)).then_some(name)
+    }
+}
+
 /// `spec.fallback`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 pub struct Fallback {
@@ -104,10 +114,7 @@ pub struct Trigger {
 impl ScaledObject {
     /// The name of the `VLLMCluster` that it names as its target, by any version of our group.
     pub fn targets_cluster(&self) -> Option<&str> {
-        let Target { api_version, kind, name } = &self.spec.target;
-        let (group, _) = api_version.as_deref()?.split_once('/')?;
-        let name = name.as_deref().filter(|name| !name.is_empty())?;
-        (group == GROUP && kind.as_deref() == Some(KIND)).then_some(name)
+        self.spec.target.cluster()
     }
 
     /// Whether all that the policy reads is the same in `other`.
