@@ -92,12 +92,12 @@ pub struct VLLMClusterSpec {
     /// The model to serve: a Hugging Face name such as Qwen/Qwen3-0.6B, or a path in the container. Left out:
     /// vLLM's own default model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"\S"))]
     pub model: Option<String>,
 
     /// The container image of vLLM. Left out: the release that this operator was tested with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^\S+$"))]
     pub image: Option<String>,
 
     /// Further arguments of `vllm serve`, one list entry per word, such as `--max-num-seqs=64`.

@@ -74,6 +74,18 @@ pub enum CertificateError {
         /// What was tried.
         action: String,
     },
+    /// The Secret holds no usable CA and cannot be mended.
+    #[error(
+        "Secret {name} holds no usable CA ({reason}) and is immutable; delete it, and it is made anew: kubectl -n {namespace} delete secret {name}"
+    )]
+    Immutable {
+        /// The Secret's namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Making a CA or a leaf failed.
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] certs::IssueError),

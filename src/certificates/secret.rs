@@ -56,6 +56,10 @@ pub async fn ensure_authority(
                 (Trust { authority, bundle }, "stored a new CA", reason.to_string())
             }
         };
+        if found.as_ref().is_some_and(|found| found.immutable == Some(true)) {
+            let (namespace, name) = (settings.namespace.clone(), name.to_owned());
+            return Err(CertificateError::Immutable { namespace, name, reason });
+        }
         match store(&secrets, found, &trust, settings).await {
             Ok(()) => {
                 warn!(secret = name, reason, "{done}");

@@ -25,10 +25,20 @@ pub enum Outcome {
     Done(Value),
     /// It will be made once what bears its name is gone.
     Waiting,
-    /// Somebody else has it.
+    /// Somebody else has it: the sentence for the condition.
     Foreign(String),
     /// Reading or writing it failed.
     Failed(CallError),
+}
+
+impl Outcome {
+    /// Why reading or writing it failed, if it did.
+    pub fn failure(&self) -> Option<&CallError> {
+        match self {
+            Self::Failed(error) => Some(error),
+            Self::Done(_) | Self::Waiting | Self::Foreign(_) => None,
+        }
+    }
 }
 
 /// What became of each object.

@@ -31,6 +31,8 @@ pub fn states_all(desired: &Value, live: &Value) -> bool {
                 }
                 // Of an environment variable that shows a resource.
                 Some(found) if name == "divisor" => same_quantity(value, found),
+                // One more key selects other pods; nobody adds one who wants the same.
+                Some(found) if name == "selector" => value == found,
                 Some(found) => states_all(value, found),
             })
         }
@@ -67,19 +69,39 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Resource lists, in which `1000m` and `1` are the same.
+/// Resource lists, in which `1000m` and `1` are the same. The API server stores them rounded up to thousandths.
 fn same_quantities(desired: &Value, live: &Value) -> bool {
     let Some(desired) = desired.as_object() else { return desired == live };
-    desired.iter().all(|(name, value)| same_quantity(value, &live[name]))
+    desired.iter().all(|(name, value)| {
+        let live = &live[name];
+        value == live
+            || value
+                .as_str()
+                .zip(live.as_str())
+                .and_then(|(value, live)| {
+                    quantity(value).map(thousandths).zip(quantity(live).map(thousandths))
+                })
+                .is_some_and(|(value, live)| same_number(value, live))
+    })
 }
 
 fn same_quantity(desired: &Value, live: &Value) -> bool {
     desired == live
         || match (desired.as_str().and_then(quantity), live.as_str().and_then(quantity)) {
-            // Both come from decimal texts of at most a few digits: a relative slip of 1e-12 is rounding.
-            (Some(a), Some(b)) => (a - b).abs() <= a.abs().max(b.abs()) * 1e-12,
+            (Some(a), Some(b)) => same_number(a, b),
             _ => false,
         }
+}
+
+/// Both come from decimal texts of at most a few digits: a relative slip of 1e-12 is rounding.
+fn same_number(a: f64, b: f64) -> bool {
+    (a - b).abs() <= a.abs().max(b.abs()) * 1e-12
+}
+
+/// A quantity in thousandths, rounded up; what is above a whole number by rounding alone stays.
+fn thousandths(value: f64) -> f64 {
+    let exact = value * 1e3;
+    (exact - exact.abs().max(1.0) * 1e-12).ceil()
 }
 
 /// The value of a Kubernetes quantity such as `500m`, `1.5Gi` or `2e3`.
@@ -137,6 +159,11 @@ mod tests {
     #[case::plain_list(json!(["a"]), json!(["a", "b"]), false)]
     #[case::quantities(json!({"limits": {"cpu": "1000m", "memory": "1Gi"}}), json!({"limits": {"cpu": "1", "memory": "1024Mi"}}), true)]
     #[case::other_quantities(json!({"limits": {"cpu": "1"}}), json!({"limits": {"cpu": "2"}}), false)]
+    #[case::rounded_up(json!({"limits": {"cpu": "100u"}}), json!({"limits": {"cpu": "1m"}}), true)]
+    #[case::rounded_up_from_above(json!({"limits": {"cpu": "1100u"}}), json!({"limits": {"cpu": "2m"}}), true)]
+    #[case::not_rounded_down(json!({"limits": {"cpu": "1100u"}}), json!({"limits": {"cpu": "1m"}}), false)]
+    #[case::a_thousandth_apart(json!({"limits": {"cpu": "7m"}}), json!({"limits": {"cpu": "8m"}}), false)]
+    #[case::selector_with_one_key_more(json!({"selector": {"a": "b"}}), json!({"selector": {"a": "b", "c": "d"}}), false)]
     #[case::divisor(json!({"divisor": "1024Ki"}), json!({"divisor": "1Mi"}), true)]
     #[case::other_divisor(json!({"divisor": "1Ki"}), json!({"divisor": "1Mi"}), false)]
     #[case::no_quantities(json!({"limits": {"cpu": "one"}}), json!({"limits": {"cpu": "1"}}), false)]

@@ -21,6 +21,7 @@ use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
@@ -30,8 +31,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::api::names::{LABEL_MANAGED_BY, OPERATOR};
-use crate::api::{VLLMCluster, VLLMClusterSpec};
+use crate::api::names::{KIND, LABEL_CLUSTER, LABEL_MANAGED_BY, OPERATOR};
+use crate::api::{VLLMCluster, VLLMClusterSpec, VLLMClusterStatus};
 use crate::objects::{InvalidCluster, ValidatedCluster};
 use crate::pace::Steady;
 use crate::policy::cluster::Spec;
@@ -39,7 +40,7 @@ use crate::policy::{self, Bounds};
 use crate::world::{Key, Target, World};
 
 use apply::{Outcome, apply, write_status};
-use observe::observe;
+use observe::{observe, read_status};
 use plan::plan;
 
 /// Reconciliations at once: one waits mostly for the API server.
@@ -48,8 +49,16 @@ const CONCURRENCY: u16 = 8;
 const RETRY_FLOOR: Duration = Duration::from_secs(1);
 /// Longest wait after a failure.
 const RETRY_CEILING: Duration = Duration::from_mins(1);
-/// How often to look again at what needs a person: a quota may be raised without any event of ours.
-const STALLED_RETRY: Duration = Duration::from_mins(5);
+/// First wait after a refusal that a person must lift, as by a raised quota; it doubles up to [`REFUSED_CEILING`].
+const REFUSED_FLOOR: Duration = Duration::from_secs(10);
+/// Longest wait after such a refusal.
+const REFUSED_CEILING: Duration = Duration::from_mins(5);
+/// How often to look again at an object of somebody else: its removal has no event that reaches us.
+const FOREIGN_RETRY: Duration = Duration::from_secs(15);
+/// How often to look again at what is being deleted.
+const WAITING_RETRY: Duration = Duration::from_secs(5);
+/// Longest text of the API server that is told on, in characters: it repeats what users wrote.
+const MAX_TOLD: usize = 1024;
 
 /// The kinds of objects that a cluster consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,9 +100,16 @@ enum CallError {
 /// What the API server says, without the form in which it says it: this is read in a condition.
 fn told(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
+        kube::Error::Api(status) => shortened(status.message.clone(), MAX_TOLD),
+        other => shortened(other.to_string(), MAX_TOLD),
     }
+}
+
+/// A text of at most `most` characters, and a note of how much is left out.
+fn shortened(text: String, most: usize) -> String {
+    let Some((cut, _)) = text.char_indices().nth(most) else { return text };
+    let (shown, left_out) = text.split_at(cut);
+    format!("{shown}… ({} more characters)", left_out.chars().count())
 }
 
 impl CallError {
@@ -121,13 +137,40 @@ impl CallError {
 #[error("{why}")]
 struct Retry {
     why: String,
-    /// Without a wait, the first time.
-    at_once: bool,
+    pace: Pace,
+}
+
+/// How soon to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// Without a wait the first time: somebody else wrote at the same moment.
+    AtOnce,
+    /// After a second, then ever later.
+    Soon,
+    /// After ten seconds, then ever later: a person must do something first.
+    Patient,
+}
+
+impl Pace {
+    /// The wait after so many failures before this one.
+    fn wait(self, failed: u32) -> Duration {
+        let doubled = |floor: Duration, ceiling| floor.saturating_mul(1 << failed.min(6)).min(ceiling);
+        match self {
+            Self::AtOnce if failed == 0 => Duration::ZERO,
+            Self::AtOnce | Self::Soon => doubled(RETRY_FLOOR, RETRY_CEILING),
+            Self::Patient => doubled(REFUSED_FLOOR, REFUSED_CEILING),
+        }
+    }
 }
 
 impl From<&CallError> for Retry {
     fn from(error: &CallError) -> Self {
-        Self { why: error.to_string(), at_once: error.is_conflict() }
+        let pace = match error {
+            error if error.is_conflict() => Pace::AtOnce,
+            error if error.is_final() => Pace::Patient,
+            _ => Pace::Soon,
+        };
+        Self { why: error.to_string(), pace }
     }
 }
 
@@ -160,8 +203,8 @@ pub async fn run(
     let clusters = Api::<DeserializeGuard<VLLMCluster>>::all(client.clone());
     let context = Arc::new(Context { client: client.clone(), world, failures: Mutex::default() });
     Controller::new(clusters, watcher::Config::default())
-        .owns(Api::<StatefulSet>::all(client.clone()), ours.clone())
-        .owns(Api::<Service>::all(client), ours)
+        .watches(Api::<StatefulSet>::all(client.clone()), ours.clone(), |set| clusters_of(&set.metadata))
+        .watches(Api::<Service>::all(client), ours, |service| clusters_of(&service.metadata))
         .reconcile_on(changed)
         .trigger_backoff(Steady)
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -179,6 +222,18 @@ pub async fn run(
         .await;
 }
 
+/// The clusters that an object of ours concerns: the one that owns it, and the one that its label names. Usually
+/// the same; an object that has lost one of the two still leads home by the other.
+fn clusters_of(metadata: &ObjectMeta) -> Vec<ObjectRef<DeserializeGuard<VLLMCluster>>> {
+    let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind == KIND);
+    let label = metadata.labels.iter().flatten().find(|(name, _)| *name == LABEL_CLUSTER);
+    let mut names: Vec<_> =
+        owner.map(|owner| &owner.name).into_iter().chain(label.map(|(_, name)| name)).collect();
+    names.dedup();
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    names.into_iter().map(|name| ObjectRef::new(name).within(namespace)).collect()
+}
+
 async fn reconcile(
     cluster: Arc<DeserializeGuard<VLLMCluster>>,
     context: Arc<Context>,
@@ -187,12 +242,9 @@ async fn reconcile(
     let action = match &cluster.0 {
         Ok(cluster) => reconcile_readable(&context, cluster, Timestamp::now()).await?,
         Err(invalid) => {
-            warn!(
-                namespace = key.0,
-                name = key.1,
-                error = invalid.error,
-                "VLLMCluster cannot be read and is left alone"
-            );
+            let (namespace, name) = (key.0.as_str(), key.1.as_str());
+            warn!(namespace, name, error = invalid.error, "VLLMCluster cannot be read and is left alone");
+            report_unreadable(&context.client, &invalid.metadata, &invalid.error).await?;
             Action::await_change()
         }
     };
@@ -226,19 +278,41 @@ async fn reconcile_readable(
             (after, Ok(Action::await_change()))
         }
         Err(invalid @ InvalidCluster::Incomplete(_)) => {
-            return Err(Retry { why: invalid.to_string(), at_once: false });
+            return Err(Retry { why: invalid.to_string(), pace: Pace::Soon });
         }
     };
-    if let Some(patch) = status::patch(cluster.status.as_ref(), &after) {
-        let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-        match write_status(client, &namespace, &name, &patch).await {
-            // Deleted meanwhile.
-            Err(CallError::Api(_, kube::Error::Api(status))) if status.code == 404 => {}
-            Err(error) => return Err(Retry::from(&error)),
-            Ok(()) => {}
-        }
-    }
+    report(client, &cluster.metadata, cluster.status.as_ref(), &after).await?;
     action
+}
+
+/// Writes what differs of a status.
+async fn report(
+    client: &Client,
+    metadata: &ObjectMeta,
+    before: Option<&VLLMClusterStatus>,
+    after: &VLLMClusterStatus,
+) -> Result<(), Retry> {
+    let Some(patch) = status::patch(before, after) else { return Ok(()) };
+    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+    match write_status(client, namespace.unwrap_or_default(), name.unwrap_or_default(), &patch).await {
+        // Deleted meanwhile.
+        Err(CallError::Api(_, kube::Error::Api(status))) if status.code == 404 => Ok(()),
+        Err(error) => Err(Retry::from(&error)),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Tells on a cluster that it cannot be read. Its status is read by itself: the fault is in the spec.
+async fn report_unreadable(client: &Client, metadata: &ObjectMeta, why: &str) -> Result<(), Retry> {
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let before = read_status(client, metadata.namespace.as_deref().unwrap_or_default(), name)
+        .await
+        .map_err(|error| Retry::from(&error))?;
+    let why = format!("the spec cannot be read: {why}; correct it, or update the operator");
+    let generation = metadata.generation.unwrap_or_default();
+    let after =
+        status::unbuildable(name, generation, &before.clone().unwrap_or_default(), &why, Timestamp::now());
+    report(client, metadata, before.as_ref(), &after).await
 }
 
 /// What does not fit between the cluster and what drives it.
@@ -255,21 +329,22 @@ fn conflicts(world: &World, cluster: &ValidatedCluster) -> Vec<String> {
     )
 }
 
-/// When to look again, from what became of the objects.
+/// When to look again, from what became of the objects: the most urgent of them decides.
 fn next(outcomes: &[Outcome]) -> Result<Action, Retry> {
-    let mut action = Action::await_change();
-    for outcome in outcomes {
-        match outcome {
-            Outcome::Failed(error) if error.namespace_is_going() => return Ok(Action::await_change()),
-            Outcome::Failed(error) if error.is_final() => action = Action::requeue(STALLED_RETRY),
-            Outcome::Failed(error) => return Err(Retry::from(error)),
-            // Objects of others have no event that reaches us.
-            Outcome::Foreign(_) => action = Action::requeue(STALLED_RETRY),
-            Outcome::Waiting => return Ok(Action::requeue(RETRY_FLOOR * 5)),
-            Outcome::Done(_) => {}
-        }
+    let failed = || outcomes.iter().filter_map(Outcome::failure);
+    if failed().any(CallError::namespace_is_going) {
+        return Ok(Action::await_change());
     }
-    Ok(action)
+    if let Some(error) = failed().find(|error| !error.is_final()) {
+        return Err(Retry::from(error));
+    }
+    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Waiting)) {
+        return Ok(Action::requeue(WAITING_RETRY));
+    }
+    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Foreign(_))) {
+        return Ok(Action::requeue(FOREIGN_RETRY));
+    }
+    failed().next().map_or(Ok(Action::await_change()), |refused| Err(Retry::from(refused)))
 }
 
 // The signature is that of the controller's error policy.
@@ -278,11 +353,7 @@ fn retry(cluster: Arc<DeserializeGuard<VLLMCluster>>, error: &Retry, context: Ar
     let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let mut failures = context.failures();
     let failed = failures.entry(key.clone()).or_default();
-    let wait = if error.at_once && *failed == 0 {
-        Duration::ZERO
-    } else {
-        RETRY_FLOOR.saturating_mul(1 << (*failed).min(6)).min(RETRY_CEILING)
-    };
+    let wait = error.pace.wait(*failed);
     if *failed == 0 {
         warn!(namespace = key.0, name = key.1, %error, "reconciliation failed; trying again");
     }

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
-use kube::{Api, Client, Resource};
+use kube::core::DynamicObject;
+use kube::{Api, Client, CustomResourceExt as _, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::api::names::headless_service;
+use crate::api::names::{KIND, headless_service};
+use crate::api::{VLLMCluster, VLLMClusterStatus};
 use crate::objects::ValidatedCluster;
 
 use super::{CallError, Kind};
@@ -57,4 +59,19 @@ where
         .map_err(|error| CallError::Api(what(), error))?;
     // What was read from JSON has a JSON form.
     Ok(object.map(|object| serde_json::to_value(object).expect("an object has a JSON form")))
+}
+
+/// The status of a cluster whose spec cannot be read; `None` where there is none, or none that can be read.
+pub async fn read_status(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<VLLMClusterStatus>, CallError> {
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &VLLMCluster::api_resource());
+    let what = || format!("reading {KIND} {name}");
+    let object = timeout(CALL_TIMEOUT, api.get_opt(name))
+        .await
+        .map_err(|_elapsed| CallError::Timeout(what()))?
+        .map_err(|error| CallError::Api(what(), error))?;
+    Ok(object.and_then(|object| serde_json::from_value(object.data["status"].clone()).ok()))
 }

@@ -7,11 +7,11 @@
 
 use serde_json::Value;
 
-use crate::api::names::{GROUP, KIND};
+use crate::api::names::{GROUP, KIND, LABEL_CLUSTER, LABEL_MANAGED_BY, OPERATOR};
 use crate::objects::{ValidatedCluster, service, statefulset};
 
 use super::Kind;
-use super::difference::{stamp, states_all};
+use super::difference::{DIGEST, stamp, states_all};
 use super::observe::Observed;
 
 /// What to do about one object.
@@ -23,7 +23,7 @@ pub enum Step {
     Apply(Value),
     /// It is on its way out, and is made anew once it is gone.
     Wait,
-    /// It is not ours: whose it is, for the condition.
+    /// It is not ours: whose it is and what to do, for the condition.
     Foreign(String),
     /// It could not be read. Written blindly, it might be somebody else's.
     Unread,
@@ -43,7 +43,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed) -> Plan {
             let mut desired = desired(kind, cluster);
             stamp(&mut desired);
             match &observed.live[kind.index()] {
-                Ok(live) => step(cluster, desired, live.as_ref()),
+                Ok(live) => step(kind, cluster, desired, live.as_ref()),
                 Err(_) => Step::Unread,
             }
         }),
@@ -61,7 +61,7 @@ fn desired(kind: Kind, cluster: &ValidatedCluster) -> Value {
     json.expect("an object has a JSON form")
 }
 
-fn step(cluster: &ValidatedCluster, desired: Value, live: Option<&Value>) -> Step {
+fn step(kind: Kind, cluster: &ValidatedCluster, desired: Value, live: Option<&Value>) -> Step {
     let Some(live) = live else { return Step::Apply(desired) };
     let metadata = &live["metadata"];
     let name = metadata["name"].as_str().unwrap_or_default();
@@ -82,13 +82,30 @@ fn step(cluster: &ValidatedCluster, desired: Value, live: Option<&Value>) -> Ste
         // Left over from a deleted cluster of the same name: garbage collection takes it.
         Some(owner) if is_cluster(owner) && owner["name"] == cluster.name.as_str() => Step::Wait,
         Some(owner) => Step::Foreign(format!(
-            "{name:?} belongs to {} {:?}",
+            "{kind} {name:?} belongs to {} {:?}, and this VLLMCluster needs the name; create the VLLMCluster under another name",
             owner["kind"].as_str().unwrap_or_default(),
             owner["name"].as_str().unwrap_or_default()
         )),
         None if going => Step::Wait,
-        None => Step::Foreign(format!("{name:?} was not made by this operator")),
+        // Deletion that left it behind, a restore without owner references, or a hand that took them away.
+        None if bears_our_marks(cluster, metadata) => Step::Apply(desired),
+        // The API server's own Service comes back whenever it is deleted.
+        None if kind != Kind::StatefulSet && name == "kubernetes" && cluster.namespace == "default" => {
+            Step::Foreign(format!(
+                "{kind} {name:?} is the API server's own; create the VLLMCluster under another name"
+            ))
+        }
+        None => Step::Foreign(format!(
+            "{kind} {name:?} was not made by this operator, and this VLLMCluster needs the name; delete the {kind}, or create the VLLMCluster under another name"
+        )),
     }
+}
+
+/// Whether an object without owner was made by this operator, for a cluster of this name.
+fn bears_our_marks(cluster: &ValidatedCluster, metadata: &Value) -> bool {
+    metadata["annotations"][DIGEST].is_string()
+        && metadata["labels"][LABEL_MANAGED_BY] == OPERATOR
+        && metadata["labels"][LABEL_CLUSTER] == cluster.name.as_str()
 }
 
 /// Whether an owner reference names a `VLLMCluster` of ours; other groups may have a kind of that name.
@@ -208,15 +225,51 @@ mod tests {
         let mut observed = carried_out(&cluster);
         set(&mut observed)["metadata"]["ownerReferences"] =
             json!([{"kind": "Deployment", "name": "x", "uid": "u-9", "controller": true}]);
-        assert_eq!(
-            plan(&cluster, &observed).steps[0],
-            Step::Foreign("\"my-cluster\" belongs to Deployment \"x\"".into())
-        );
+        let belongs = "StatefulSet \"my-cluster\" belongs to Deployment \"x\"";
+        assert!(says(&cluster, &observed).starts_with(belongs));
+        assert!(!says(&cluster, &observed).contains("delete"), "another's object is not to be deleted");
+        // Of what has no owner, only our marks tell that it is ours: each of them is needed.
+        for mark in ["/metadata/annotations", "/metadata/labels"] {
+            let mut observed = carried_out(&cluster);
+            set(&mut observed)["metadata"]["ownerReferences"] = Value::Null;
+            *set(&mut observed).pointer_mut(mark).unwrap() = json!({});
+            let unmarked = "StatefulSet \"my-cluster\" was not made by this operator";
+            assert!(says(&cluster, &observed).starts_with(unmarked));
+            assert!(says(&cluster, &observed).contains("delete the StatefulSet, or"));
+        }
+    }
+
+    /// What the condition says of a StatefulSet that is not ours.
+    fn says(cluster: &ValidatedCluster, observed: &Observed) -> String {
+        match &plan(cluster, observed).steps[0] {
+            Step::Foreign(sentence) => sentence.clone(),
+            step => panic!("{step:?}"),
+        }
+    }
+
+    #[test]
+    fn what_lost_its_owner_is_adopted() {
+        let cluster = validated(2);
+        let mut observed = carried_out(&cluster);
         set(&mut observed)["metadata"]["ownerReferences"] = Value::Null;
-        assert_eq!(
-            plan(&cluster, &observed).steps[0],
-            Step::Foreign("\"my-cluster\" was not made by this operator".into())
-        );
+        let Step::Apply(adopted) = &plan(&cluster, &observed).steps[0] else { panic!("not adopted") };
+        assert_eq!(adopted["metadata"]["ownerReferences"][0]["uid"], "u-1");
+        // Made for a cluster of another name, it is not ours to take.
+        set(&mut observed)["metadata"]["labels"][LABEL_CLUSTER] = json!("other");
+        assert!(says(&cluster, &observed).contains("was not made by this operator"));
+    }
+
+    #[test]
+    fn the_api_servers_own_service_is_not_to_be_deleted() {
+        let mut cluster = validated(1);
+        cluster.name = "kubernetes".into();
+        cluster.namespace = "default".into();
+        let mut observed = nothing();
+        observed.live[Kind::ClientService.index()] = Ok(Some(json!({"metadata": {"name": "kubernetes"}})));
+        let Step::Foreign(sentence) = &plan(&cluster, &observed).steps[Kind::ClientService.index()] else {
+            panic!("it is taken for ours")
+        };
+        assert!(sentence.contains("another name") && !sentence.contains("delete"), "{sentence}");
     }
 
     #[test]

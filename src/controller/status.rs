@@ -13,9 +13,13 @@ use crate::api::names::{
 };
 use crate::objects::{ValidatedCluster, statefulset};
 
-use super::Kind;
 use super::apply::{Applied, Outcome};
 use super::difference::states_all;
+use super::{Kind, shortened};
+
+/// Longest message of a condition, in characters. Kubernetes' convention allows 32,768; nobody reads as much, and
+/// a status too large for etcd would be no status.
+const MAX_MESSAGE: usize = 4096;
 
 /// A condition before it is known when it turned.
 struct Verdict {
@@ -202,15 +206,12 @@ fn ready(
 }
 
 fn reconciling(cluster: &ValidatedCluster, set: Option<Known>, applied: &Applied) -> Verdict {
-    let failures: Vec<_> = applied
-        .outcomes
-        .iter()
-        .filter_map(|outcome| match outcome {
-            Outcome::Failed(error) if !error.is_final() => Some(error.to_string()),
-            _ => None,
-        })
-        .collect();
+    let failures: Vec<_> = applied.outcomes.iter().filter_map(Outcome::failure).collect();
+    let (refused, failures): (Vec<_>, Vec<_>) = failures.into_iter().partition(|error| error.is_final());
+    let failures: Vec<_> = failures.into_iter().map(ToString::to_string).collect();
     let waiting = applied.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Waiting));
+    let stalled =
+        !refused.is_empty() || applied.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Foreign(_)));
     let wanted = cluster.replicas;
     let (holds, reason, message) = match set.filter(|set| set.written).map(|set| set.counts) {
         _ if !failures.is_empty() => (true, "Retrying", failures.join("; ")),
@@ -228,19 +229,18 @@ fn reconciling(cluster: &ValidatedCluster, set: Option<Known>, applied: &Applied
         Some(set) if set.ready != wanted => {
             (true, "Starting", format!("{} of {wanted} pods are ready", set.ready))
         }
+        Some(_) if stalled => (false, "Stalled", "see the condition Stalled".into()),
         Some(_) => (false, "UpToDate", format!("{wanted} pods run the current spec and are ready")),
     };
     Verdict { kind: CONDITION_RECONCILING, holds, reason, message }
 }
 
 fn stalled(applied: &Applied) -> Verdict {
-    let problems: Vec<_> = Kind::ALL
-        .into_iter()
-        .zip(&applied.outcomes)
-        .filter_map(|(kind, outcome)| match outcome {
-            Outcome::Foreign(owner) => Some(("NameTaken", format!(
-                "{kind} {owner}, and this VLLMCluster needs the name; delete the {kind}, or create the VLLMCluster under another name"
-            ))),
+    let problems: Vec<_> = applied
+        .outcomes
+        .iter()
+        .filter_map(|outcome| match outcome {
+            Outcome::Foreign(sentence) => Some(("NameTaken", sentence.clone())),
             Outcome::Failed(error) if error.is_final() => Some(("Refused", error.to_string())),
             Outcome::Done(_) | Outcome::Waiting | Outcome::Failed(_) => None,
         })
@@ -290,7 +290,7 @@ fn conditions(
             type_: (*kind).to_owned(),
             status: status.to_owned(),
             reason: (*reason).to_owned(),
-            message: message.clone(),
+            message: shortened(message.clone(), MAX_MESSAGE),
             observed_generation: Some(generation),
             last_transition_time: same.map_or(Time(now), |condition| condition.last_transition_time.clone()),
         }

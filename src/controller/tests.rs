@@ -159,7 +159,7 @@ async fn a_failed_write_keeps_back_nothing_else_and_is_tried_again(
 ) {
     let server = Server { fails: Some(("PATCH", failing, 500)), ..Server::default() };
     let result = reconcile_readable(&server.context(), &cluster(2), now()).await;
-    assert!(result.is_err_and(|error| error.to_string().contains("applying") && !error.at_once));
+    assert!(result.is_err_and(|error| error.to_string().contains("applying") && error.pace == Pace::Soon));
     assert_eq!(server.writes(), written(&[failing, others[0], others[1]]));
 }
 
@@ -193,10 +193,37 @@ async fn counts_are_told_although_a_write_fails() {
 }
 
 #[tokio::test]
-async fn a_refusal_for_good_waits_for_a_change() {
+async fn a_refusal_for_good_is_tried_again_with_patience() {
     let server = Server { fails: Some(("PATCH", SET, 422)), ..Server::default() };
-    let action = reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
-    assert_eq!(action, Action::requeue(STALLED_RETRY));
+    let error = reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap_err();
+    assert_eq!(error.pace, Pace::Patient);
+}
+
+#[test]
+fn an_object_leads_to_its_cluster_by_owner_and_by_label() {
+    let names = |metadata: Value| {
+        let metadata = serde_json::from_value(metadata).unwrap();
+        clusters_of(&metadata).into_iter().map(|cluster| cluster.name).collect::<Vec<_>>()
+    };
+    let owners = json!([{"apiVersion": "x/v1", "kind": "VLLMCluster", "name": "a", "uid": "u"}]);
+    assert_eq!(names(json!({"ownerReferences": owners, "labels": {"cluster": "a"}})), ["a"]);
+    assert_eq!(names(json!({"ownerReferences": owners, "labels": {"cluster": "b"}})), ["a", "b"]);
+    assert_eq!(names(json!({"labels": {"cluster": "b"}})), ["b"]);
+    assert!(names(json!({"labels": {"app": "b"}})).is_empty());
+}
+
+#[test]
+fn long_texts_are_cut_between_characters() {
+    assert_eq!(shortened("äöü".into(), 3), "äöü");
+    assert_eq!(shortened("äöü".into(), 1), "ä… (2 more characters)");
+}
+
+#[tokio::test]
+async fn a_refusal_of_any_length_leaves_room_for_the_status() {
+    let long = "x".repeat(2_000_000);
+    let status = json!({"status": "Failure", "message": long, "reason": "Invalid", "code": 422});
+    let error = CallError::Api("applying".into(), kube::Error::Api(serde_json::from_value(status).unwrap()));
+    assert!(error.to_string().len() < 2000);
 }
 
 #[tokio::test]
@@ -214,7 +241,7 @@ async fn a_statefulset_of_another_is_not_written() {
     let foreign = json!({"metadata": {"name": "my-cluster", "namespace": "t"}, "spec": {"serviceName": "x", "selector": {}, "template": {}}});
     server.objects.lock().unwrap().insert(SET.into(), foreign);
     let action = reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
-    assert_eq!(action, Action::requeue(STALLED_RETRY));
+    assert_eq!(action, Action::requeue(FOREIGN_RETRY));
     assert_eq!(server.writes(), written(&[SERVICE, PODS]));
 }
 
@@ -235,20 +262,34 @@ fn a_namespace_that_is_going_is_no_reason_to_stall() {
 }
 
 #[tokio::test]
-async fn an_unreadable_cluster_is_left_alone() {
+async fn an_unreadable_cluster_is_left_alone_and_told() {
     let server = Server::default();
     let mut object = serde_json::to_value(cluster(2)).unwrap();
     object["spec"]["replicas"] = json!("two");
-    let guarded: DeserializeGuard<VLLMCluster> = serde_json::from_value(object).unwrap();
-    let action = reconcile(Arc::new(guarded), Arc::new(server.context())).await.unwrap();
+    let of_cluster = STATUS.strip_suffix("/status").unwrap();
+    let guarded: DeserializeGuard<VLLMCluster> = serde_json::from_value(object.clone()).unwrap();
+    let guarded = Arc::new(guarded);
+    server.objects.lock().unwrap().insert(of_cluster.into(), object.clone());
+    let context = Arc::new(server.context());
+    let action = reconcile(Arc::clone(&guarded), Arc::clone(&context)).await.unwrap();
     assert_eq!(action, Action::await_change());
-    assert!(server.requests.lock().unwrap().is_empty());
+    let requests = std::mem::take(&mut *server.requests.lock().unwrap());
+    let (line, patch) = requests.last().unwrap();
+    assert_eq!(*line, status_patch());
+    let text = patch.to_string();
+    assert!(text.contains("the spec cannot be read: ") && text.contains("two"), "{text}");
+    // Told once.
+    object["status"] = patch["status"].clone();
+    server.objects.lock().unwrap().insert(of_cluster.into(), object);
+    reconcile(guarded, context).await.unwrap();
+    assert_eq!(server.writes(), Vec::<String>::new());
 }
 
 /// Waits in a row, in seconds.
 #[rstest]
 #[case::failure(500, [1, 2, 4, 8, 16, 32, 60, 60])]
 #[case::conflict(409, [0, 2, 4, 8, 16, 32, 60, 60])]
+#[case::refusal(422, [10, 20, 40, 80, 160, 300, 300, 300])]
 #[tokio::test]
 async fn waits_grow_to_a_minute_and_start_anew_after_a_success(
     #[case] code: u16,

@@ -1,6 +1,8 @@
 //! The StatefulSet that runs a cluster's servers.
 
-use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::apps::v1::{
+    RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy,
+};
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, Volume,
     VolumeMount,
@@ -33,7 +35,11 @@ pub fn statefulset(cluster: &ValidatedCluster) -> StatefulSet {
             pod_management_policy: Some("Parallel".into()),
             update_strategy: Some(StatefulSetUpdateStrategy {
                 type_: Some("RollingUpdate".into()),
-                rolling_update: None,
+                // Stated, so that a partition set by hand does not hold back updates unseen.
+                rolling_update: Some(RollingUpdateStatefulSetStrategy {
+                    partition: Some(0),
+                    ..RollingUpdateStatefulSetStrategy::default()
+                }),
             }),
             selector: LabelSelector { match_labels: Some(cluster.selector()), match_expressions: None },
             template: PodTemplateSpec {

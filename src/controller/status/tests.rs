@@ -256,13 +256,10 @@ fn what_slipped_past_admission_shows_in_its_own_words() {
 
 #[test]
 fn a_stalled_cluster_says_whose_name_it_is_and_what_the_api_server_said() {
-    let foreign = Outcome::Foreign("\"my-cluster\" belongs to Deployment \"x\"".into());
+    let foreign = Outcome::Foreign("StatefulSet \"my-cluster\" belongs to Deployment \"x\"".into());
     let stalled = status(&validated(1), &VLLMClusterStatus::default(), &applied(foreign), &[], at(0));
     let message = &condition(&stalled, CONDITION_STALLED).message;
-    assert!(
-        message.starts_with("StatefulSet \"my-cluster\" belongs to Deployment \"x\", and this VLLMCluster"),
-        "{message}"
-    );
+    assert_eq!(message, "StatefulSet \"my-cluster\" belongs to Deployment \"x\"");
     let stalled = status(
         &validated(1),
         &VLLMClusterStatus::default(),
@@ -271,4 +268,28 @@ fn a_stalled_cluster_says_whose_name_it_is_and_what_the_api_server_said() {
         at(0),
     );
     assert_eq!(condition(&stalled, CONDITION_STALLED).message, "applying StatefulSet my-cluster: quota");
+}
+
+#[test]
+fn a_missing_service_is_not_up_to_date() {
+    let mut applied = applied(set(1, 1, 1, 1, 1, true));
+    applied.outcomes[Kind::ClientService.index()] = Outcome::Foreign("Service is another's".into());
+    let status = status(&validated(1), &VLLMClusterStatus::default(), &applied, &[], at(0));
+    assert_eq!(condition(&status, CONDITION_RECONCILING).reason, "Stalled");
+    assert_eq!(holds(&status), [true, false, true]);
+}
+
+#[test]
+fn messages_of_any_length_fit_into_the_status() {
+    let conflicts = vec!["x".repeat(1000); 1000];
+    let status = status(
+        &validated(1),
+        &VLLMClusterStatus::default(),
+        &applied(set(1, 1, 1, 1, 1, true)),
+        &conflicts,
+        at(0),
+    );
+    let message = &condition(&status, CONDITION_SCALING_CONFLICT).message;
+    assert!(message.chars().count() < MAX_MESSAGE + 40, "{}", message.len());
+    assert!(message.ends_with("more characters)"));
 }
