@@ -82,6 +82,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("removal::a_deleted_statefulset_comes_back", |plane| {
             Box::pin(removal::statefulset_comes_back(plane))
         }),
+        ("removal::orphans_are_adopted", |plane| Box::pin(removal::orphans_are_adopted(plane))),
         ("removal::a_deleted_cluster_leaves_nothing", |plane| {
             Box::pin(removal::cluster_leaves_nothing(plane))
         }),

@@ -27,6 +27,34 @@ pub async fn statefulset_comes_back(plane: &Plane) -> anyhow::Result<()> {
     .await
 }
 
+/// What a cluster left behind without owner serves on as the new cluster's, and drift is put right.
+pub async fn orphans_are_adopted(plane: &Plane) -> anyhow::Result<()> {
+    let pod = get(plane, NS, "pod/a-0").await?["metadata"]["uid"].clone();
+    kubectl(plane, NS, "delete vllmcluster a --cascade=orphan").ok().await?;
+    let left = get(plane, NS, "statefulset/a").await?;
+    ensure!(left["metadata"]["ownerReferences"].is_null(), "{}", left["metadata"]);
+    apply(plane, NS, &cluster("a", "replicas: 2")).await?;
+    let uid = get(plane, NS, "vllmcluster/a").await?["metadata"]["uid"].clone();
+    let owned = [("/metadata/ownerReferences/0/uid", uid)];
+    for what in ["statefulset/a", "service/a", "service/a-pods"] {
+        until(plane, NS, what, &owned).await?;
+    }
+    until(plane, NS, "vllmcluster/a", &[("/status/readyReplicas", json!(2))]).await?;
+    ensure!(get(plane, NS, "pod/a-0").await?["metadata"]["uid"] == pod, "the pod was made anew");
+    // A hand that takes the owner away.
+    kubectl(
+        plane,
+        NS,
+        "patch service a --type=json -p [{\"op\":\"remove\",\"path\":\"/metadata/ownerReferences\"}]",
+    )
+    .ok()
+    .await?;
+    until(plane, NS, "service/a", &owned).await?;
+    // And one that selects no pod any more.
+    kubectl(plane, NS, "patch service a -p {\"spec\":{\"selector\":{\"nobody\":\"here\"}}}").ok().await?;
+    until(plane, NS, "service/a", &[("/spec/selector/nobody", json!(null))]).await.map(drop)
+}
+
 /// Deleting a cluster removes all that it brought about.
 pub async fn cluster_leaves_nothing(plane: &Plane) -> anyhow::Result<()> {
     let there = kubectl(plane, NS, &format!("get {KINDS} -o name")).ok().await?;
