@@ -56,7 +56,7 @@ async fn create(nodes: &Api<Node>, config: &NodeConfig) -> Result<Node, kube::Er
     let labels = [
         ("kubernetes.io/hostname", config.name.as_str()),
         ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", "amd64"),
+        ("kubernetes.io/arch", architecture()),
     ];
     let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let node = Node {
@@ -73,6 +73,15 @@ async fn create(nodes: &Api<Node>, config: &NodeConfig) -> Result<Node, kube::Er
         status: None,
     };
     nodes.create(&PostParams::default(), &node).await
+}
+
+/// This machine's architecture by Go's name: pods are its own processes.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }
 
 async fn report(nodes: &Api<Node>, config: &NodeConfig, first: bool) -> Result<(), kube::Error> {
@@ -101,7 +110,7 @@ async fn report(nodes: &Api<Node>, config: &NodeConfig, first: bool) -> Result<(
             condition("PIDPressure", "False", "KubeletHasSufficientPID"),
         ],
         "nodeInfo": {
-            "architecture": "amd64", "operatingSystem": "linux", "osImage": "testbed", "kernelVersion": "",
+            "architecture": architecture(), "operatingSystem": "linux", "osImage": "testbed", "kernelVersion": "",
             "containerRuntimeVersion": "testbed://0", "kubeletVersion": "v1.37.2", "kubeProxyVersion": "",
             "machineID": "", "systemUUID": "", "bootID": "",
         },
