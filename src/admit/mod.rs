@@ -137,11 +137,10 @@ fn respond(
         let refusals = std::mem::take(&mut outcome.refusals);
         if phase == Phase::Validating {
             // The mutating webhook has found the same; said by both, it would be said twice.
-            let warned =
-                refusals.into_iter().map(|finding| format!("{}: {}", finding.field, finding.message));
-            outcome.warnings.splice(..0, warned);
+            outcome.warnings.splice(..0, refusals);
         }
     }
+    let warnings = outcome.warnings.iter().map(ToString::to_string);
     if !outcome.allowed() {
         answers.denied.inc();
         let name = &*request.name;
@@ -168,10 +167,10 @@ fn respond(
                 .map(|finding| Cause::new(finding.field.as_ref(), finding.message.clone()))
                 .collect(),
         })
-        .warnings(outcome.warnings);
+        .warnings(warnings);
     }
     answers.allowed.inc();
-    let mut response = Response::allow().warnings(outcome.warnings);
+    let mut response = Response::allow().warnings(warnings);
     if let (Some(from), Some(to)) = (outcome.clamped_from, outcome.replicas) {
         response = response.audit_annotation("scale-clamped", format!("from {from} to {to}"));
     }

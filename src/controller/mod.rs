@@ -321,12 +321,9 @@ fn conflicts(world: &World, cluster: &ValidatedCluster) -> Vec<String> {
     let bounds = Bounds { min: min_replicas, max: max_replicas };
     let Target { cluster: _, scalers, hpas } = world.target(&cluster.namespace, &cluster.name);
     let hpas: Vec<_> = hpas.into_iter().map(|hpa| hpa.name).collect();
-    policy::cluster::conflicts(
-        &cluster.name,
-        Spec { replicas: Some(cluster.replicas), bounds },
-        &scalers,
-        &hpas,
-    )
+    let spec = Spec { replicas: Some(cluster.replicas), bounds };
+    let findings = policy::cluster::conflicts(&cluster.name, spec, &scalers, &hpas);
+    findings.iter().map(ToString::to_string).collect()
 }
 
 /// When to look again, from what became of the objects: the most urgent of them decides.

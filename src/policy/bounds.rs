@@ -6,7 +6,7 @@
 
 use crate::api::names::{KIND, MAX_REPLICAS, PAUSED};
 
-use super::Finding;
+use super::{Finding, Rule};
 
 /// The field that every rule about counts speaks of.
 pub const REPLICAS: &str = "spec.replicas";
@@ -43,28 +43,40 @@ impl Bounds {
 
     /// What is wrong with a count that lies outside of the bounds.
     pub fn violation(self, name: &str, replicas: i32) -> Option<Finding> {
-        let message = if replicas < self.lower() {
+        let (rule, message) = if replicas < self.lower() {
             match self.min {
-                Some(min) if min > 1 => format!(
-                    "{replicas} is below the minimum {min} (spec.minReplicas of {KIND} {name:?}); use {min} or more, or lower spec.minReplicas"
+                Some(min) if min > 1 => (
+                    Rule::CountBelowMinimum,
+                    format!(
+                        "{replicas} is below the minimum {min} (spec.minReplicas of {KIND} {name:?}); use {min} or more, or lower spec.minReplicas"
+                    ),
                 ),
-                _ => format!(
-                    "{replicas} is below the minimum 1: a {KIND} keeps at least 1 replica; use 1 or more, or delete {KIND} {name:?} to stop serving"
+                _ => (
+                    Rule::CountBelowOne,
+                    format!(
+                        "{replicas} is below the minimum 1: a {KIND} keeps at least 1 replica; use 1 or more, or delete {KIND} {name:?} to stop serving"
+                    ),
                 ),
             }
         } else if replicas > self.upper() {
             match self.max {
-                Some(max) if max <= MAX_REPLICAS => format!(
-                    "{replicas} is above the maximum {max} (spec.maxReplicas of {KIND} {name:?}); use {max} or fewer, or raise spec.maxReplicas"
+                Some(max) if max <= MAX_REPLICAS => (
+                    Rule::CountAboveMaximum,
+                    format!(
+                        "{replicas} is above the maximum {max} (spec.maxReplicas of {KIND} {name:?}); use {max} or fewer, or raise spec.maxReplicas"
+                    ),
                 ),
-                _ => format!(
-                    "{replicas} is above the maximum {MAX_REPLICAS} that any {KIND} may have; use {MAX_REPLICAS} or fewer"
+                _ => (
+                    Rule::CountAboveLimit,
+                    format!(
+                        "{replicas} is above the maximum {MAX_REPLICAS} that any {KIND} may have; use {MAX_REPLICAS} or fewer"
+                    ),
                 ),
             }
         } else {
             return None;
         };
-        Some(Finding::new(REPLICAS, message))
+        Some(Finding::new(rule, REPLICAS, message))
     }
 }
 

@@ -5,8 +5,12 @@
 
 use crate::api::names::{KIND, MAX_NAME, MAX_REPLICAS};
 
+use super::bounds::REPLICAS;
 use super::scale::{Count, by_person};
-use super::{Bounds, Finding, Outcome, Scaler};
+use super::{Bounds, Finding, Outcome, Rule, Scaler};
+
+const LOWER: &str = "spec.minReplicas";
+const UPPER: &str = "spec.maxReplicas";
 
 /// The part of a spec that the policy reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,9 +56,13 @@ pub fn default(write: &Write<'_>) -> Outcome {
             let count = if write.keep_live { live } else { write.new.replicas.unwrap_or(live) };
             let nearest = bounds.nearest(count);
             if count == live && count != nearest && write.bounds_changed() && bounds.consistent() {
-                outcome.warnings.push(format!(
-                    "spec.replicas: the live count {live} is outside the new bounds {} to {} of {KIND} {:?}; stored {nearest}",
-                    bounds.lower(), bounds.upper(), write.name
+                outcome.warn(Finding::new(
+                    Rule::CountMovedByBounds,
+                    REPLICAS,
+                    format!(
+                        "the live count {live} is outside the new bounds {} to {} of {KIND} {:?}; stored {nearest}",
+                        bounds.lower(), bounds.upper(), write.name
+                    ),
                 ));
                 nearest
             } else {
@@ -70,17 +78,17 @@ pub fn default(write: &Write<'_>) -> Outcome {
 pub fn check(write: &Write<'_>) -> Outcome {
     let mut outcome = Outcome::default();
     if write.old.is_none() && !write.name.is_empty() {
-        outcome.refusals.extend(name_finding(write.name));
+        outcome.refuse_all(name_finding(write.name));
     }
     if write.bounds_changed() {
-        outcome.refusals.extend(bounds_findings(write.new.bounds));
+        outcome.refuse_all(bounds_findings(write.new.bounds));
         judge_scaler(write, &mut outcome);
     }
     // A count is judged against bounds only where they make sense together.
     if let Some(new) = write.new.replicas.filter(|_| write.new.bounds.consistent()) {
         let old = write.old.and_then(|old| old.replicas);
         if old == Some(new) && write.bounds_changed() {
-            outcome.refusals.extend(write.new.bounds.violation(write.name, new));
+            outcome.refuse_all(write.new.bounds.violation(write.name, new));
         } else {
             let count = Count { name: write.name, old, new, bounds: write.new.bounds, scaler: write.scaler };
             let judged = by_person(count);
@@ -91,12 +99,12 @@ pub fn check(write: &Write<'_>) -> Outcome {
     outcome
 }
 
-/// What is wrong between a cluster and what drives it, whoever let it pass: the sentences of refusals and
-/// warnings, for a condition. Empty: nothing.
-pub fn conflicts(name: &str, spec: Spec, scalers: &[Scaler], hpas: &[String]) -> Vec<String> {
+/// What is wrong between a cluster and what drives it, whoever let it pass: refusals and warnings alike, for a
+/// condition. Empty: nothing.
+pub fn conflicts(name: &str, spec: Spec, scalers: &[Scaler], hpas: &[String]) -> Vec<Finding> {
     let mut outcome = Outcome::default();
     if let Some(replicas) = spec.replicas {
-        outcome.refusals.extend(spec.bounds.violation(name, replicas));
+        outcome.refuse_all(spec.bounds.violation(name, replicas));
     }
     for scaler in scalers {
         judge_scaler(
@@ -104,8 +112,6 @@ pub fn conflicts(name: &str, spec: Spec, scalers: &[Scaler], hpas: &[String]) ->
             &mut outcome,
         );
     }
-    let findings = outcome.refusals.iter().map(|finding| format!("{}: {}", finding.field, finding.message));
-    let mut conflicts: Vec<_> = findings.chain(outcome.warnings).collect();
     let drivers: Vec<_> = scalers
         .iter()
         .map(|scaler| format!("ScaledObject {:?}", scaler.name))
@@ -117,40 +123,53 @@ pub fn conflicts(name: &str, spec: Spec, scalers: &[Scaler], hpas: &[String]) ->
         )
         .collect();
     if drivers.len() > 1 {
-        conflicts.push(format!(
-            "{} scale {KIND} {name:?} at once and undo each other's counts; delete all but one",
-            drivers.join(" and ")
+        outcome.warn(Finding::bare(
+            Rule::SeveralDrivers,
+            REPLICAS,
+            format!(
+                "{} scale {KIND} {name:?} at once and undo each other's counts; delete all but one",
+                drivers.join(" and ")
+            ),
         ));
     }
-    conflicts
+    [outcome.refusals, outcome.warnings].concat()
 }
 
 /// The name becomes a Service's (DNS-1035 label) and part of a pod label (at most 52 characters).
 fn name_finding(name: &str) -> Option<Finding> {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let message = if name.len() > MAX_NAME {
-        format!(
-            "{name:?} has {} characters; use at most {MAX_NAME}, because the StatefulSet controller puts the name into a pod label and Kubernetes would create no pod",
-            name.len()
+    let (rule, message) = if name.len() > MAX_NAME {
+        (
+            Rule::NameTooLong,
+            format!(
+                "{name:?} has {} characters; use at most {MAX_NAME}, because the StatefulSet controller puts the name into a pod label and Kubernetes would create no pod",
+                name.len()
+            ),
         )
     } else if !name.chars().all(legal)
         || !name.starts_with(|c: char| c.is_ascii_lowercase())
         || name.ends_with('-')
     {
-        format!(
-            "{name:?} is no DNS-1035 label; use a-z, 0-9 and '-', starting with a letter and ending with a letter or digit, because Services bear the name"
+        (
+            Rule::NameNoLabel,
+            format!(
+                "{name:?} is no DNS-1035 label; use a-z, 0-9 and '-', starting with a letter and ending with a letter or digit, because Services bear the name"
+            ),
         )
     } else {
         return None;
     };
-    Some(Finding::new("metadata.name", message))
+    Some(Finding::new(rule, "metadata.name", message))
 }
 
 fn bounds_findings(bounds: Bounds) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (field, bound) in [("spec.minReplicas", bounds.min), ("spec.maxReplicas", bounds.max)] {
+    for (rule, field, bound) in
+        [(Rule::MinimumOutOfRange, LOWER, bounds.min), (Rule::MaximumOutOfRange, UPPER, bounds.max)]
+    {
         if let Some(bound) = bound.filter(|bound| !(1..=MAX_REPLICAS).contains(bound)) {
             findings.push(Finding::new(
+                rule,
                 field,
                 format!("{bound} is no bound of replicas; use 1 to {MAX_REPLICAS}"),
             ));
@@ -160,7 +179,8 @@ fn bounds_findings(bounds: Bounds) -> Vec<Finding> {
         && min > max
     {
         findings.push(Finding::new(
-            "spec.minReplicas",
+            Rule::MinimumAboveMaximum,
+            LOWER,
             format!("{min} is above spec.maxReplicas {max}; use {max} or less, or raise spec.maxReplicas"),
         ));
     }
@@ -173,16 +193,21 @@ fn judge_scaler(write: &Write<'_>, outcome: &mut Outcome) {
     let Some(scaler) = write.scaler.filter(|_| bounds.consistent()) else { return };
     let (lower, upper) = (scaler.lower(), scaler.upper());
     match scaler.within(bounds) {
-        None => outcome.refusals.push(Finding::of_scaler(
-            if bounds.upper() < lower { "spec.maxReplicas" } else { "spec.minReplicas" },
+        None => outcome.refuse(Finding::of_scaler(
+            Rule::BoundsOutsideScaler,
+            if bounds.upper() < lower { UPPER } else { LOWER },
             format!(
                 "the bounds {} to {} have no count in common with ScaledObject {:?}, which scales this {KIND} from {lower} to {upper}; choose bounds that overlap {lower} to {upper}, or change the ScaledObject first",
                 bounds.lower(), bounds.upper(), scaler.name
             ),
         )),
-        Some((low, high)) if (low, high) != (lower, upper) => outcome.warnings.push(format!(
-            "ScaledObject {:?} asks for {lower} to {upper} replicas; the bounds of {KIND} {:?} leave {low} to {high} of them",
-            scaler.name, write.name
+        Some((low, high)) if (low, high) != (lower, upper) => outcome.warn(Finding::bare(
+            Rule::BoundsCutScaler,
+            if high < upper { UPPER } else { LOWER },
+            format!(
+                "ScaledObject {:?} asks for {lower} to {upper} replicas; the bounds of {KIND} {:?} leave {low} to {high} of them",
+                scaler.name, write.name
+            ),
         )),
         Some(_) => {}
     }
@@ -328,7 +353,7 @@ mod tests {
         let hpas: Vec<_> = hpas.iter().map(|&hpa| hpa.to_owned()).collect();
         let found = conflicts("a", spec, scalers, &hpas);
         assert_eq!(found.len(), says.len(), "{found:?}");
-        assert!(found.iter().zip(says).all(|(found, says)| found.contains(says)), "{found:?}");
+        assert!(found.iter().zip(says).all(|(found, says)| found.to_string().contains(says)), "{found:?}");
     }
 
     #[test]
@@ -337,7 +362,7 @@ mod tests {
         let old = spec(Some(4), None, None);
         let outcome = check(&write(Some(old), spec(Some(4), None, Some(5)), Some(&queue)));
         assert!(outcome.allowed());
-        assert!(outcome.warnings[0].contains("leave 3 to 5"), "{outcome:?}");
+        assert!(outcome.warnings[0].to_string().contains("leave 3 to 5"), "{outcome:?}");
     }
 
     #[test]
@@ -353,7 +378,7 @@ mod tests {
         let old = spec(Some(9), None, Some(5));
         let outcome = check(&write(Some(old), old, None));
         assert!(outcome.allowed());
-        assert!(outcome.warnings[0].contains("9 is above the maximum 5"), "{outcome:?}");
+        assert!(outcome.warnings[0].to_string().contains("9 is above the maximum 5"), "{outcome:?}");
     }
 
     proptest::proptest! {

@@ -6,7 +6,7 @@
 
 use crate::api::names::{KIND, TRANSFER_HPA};
 
-use super::{Bounds, Finding, Outcome, Scaler};
+use super::{Bounds, Finding, Outcome, Rule, Scaler};
 
 /// An HPA, as far as the policy reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,12 +61,13 @@ fn judge_rivals(write: &Write<'_>, outcome: &mut Outcome) {
     let older = write.predecessor().is_some_and(|old| !old.beside);
     for Scaler { name, .. } in write.scalers.iter().filter(|scaler| scaler.takes_over.as_ref() != Some(hpa)) {
         let finding = Finding::of_scaler(
+            Rule::HpaBesideScaler,
             "spec.scaleTargetRef",
             format!(
                 "ScaledObject {name:?} scales {KIND} {cluster:?} already, and two autoscalers undo each other's counts; put the metrics into its triggers, delete it first: kubectl delete scaledobject {name}, or let it take this HPA over: annotate it {TRANSFER_HPA}: \"true\" and set its spec.advanced.horizontalPodAutoscalerConfig.name to {hpa:?}"
             ),
         );
-        say(finding, older || *beside, outcome);
+        outcome.refuse_unless(older || *beside, finding);
     }
 }
 
@@ -83,29 +84,26 @@ fn judge_range(write: &Write<'_>, outcome: &mut Outcome) {
         ("spec.minReplicas", write.predecessor().is_some_and(|old| old.min == min))
     } else {
         if min < lower || max > upper {
-            outcome.warnings.push(format!(
-                "the HPA asks for {min} to {max} replicas; the bounds of {KIND} {cluster:?} leave {} to {} of them",
-                min.max(lower),
-                max.min(upper)
+            outcome.warn(Finding::bare(
+                Rule::HpaWider,
+                if max > upper { "spec.maxReplicas" } else { "spec.minReplicas" },
+                format!(
+                    "the HPA asks for {min} to {max} replicas; the bounds of {KIND} {cluster:?} leave {} to {} of them",
+                    min.max(lower),
+                    max.min(upper)
+                ),
             ));
         }
         return;
     };
     let finding = Finding::new(
+        Rule::HpaOutsideBounds,
         field,
         format!(
             "{min} to {max} has no count in common with the bounds {lower} to {upper} of {KIND} {cluster:?}; choose a range that overlaps them, or change spec.minReplicas and spec.maxReplicas there first"
         ),
     );
-    say(finding, older, outcome);
-}
-
-fn say(finding: Finding, excused: bool, outcome: &mut Outcome) {
-    if excused {
-        outcome.warnings.push(format!("{}: {}", finding.field, finding.message));
-    } else {
-        outcome.refusals.push(finding);
-    }
+    outcome.refuse_unless(older, finding);
 }
 
 #[cfg(test)]
@@ -160,6 +158,7 @@ mod tests {
         let outcome = check(&Write { new: &new, old: None, bounds: BOUNDS, scalers: &[] });
         assert!(
             outcome.warnings[0]
+                .to_string()
                 .ends_with("asks for 1 to 9 replicas; the bounds of VLLMCluster \"a\" leave 2 to 6 of them"),
             "{outcome:?}"
         );
@@ -178,7 +177,10 @@ mod tests {
             (allowed, usize::from(allowed)),
             "{outcome:?}"
         );
-        assert!(outcome.warnings.iter().all(|warning| warning.contains("no count in common")), "{outcome:?}");
+        assert!(
+            outcome.warnings.iter().all(|warning| warning.message.contains("no count in common")),
+            "{outcome:?}"
+        );
     }
 
     #[rstest]
@@ -201,7 +203,8 @@ mod tests {
         let outcome = check(&Write { new: &new, old: old.as_ref(), bounds: BOUNDS, scalers: &scalers });
         assert_eq!((outcome.refusals.len(), outcome.warnings.len()), (refusals, warnings), "{outcome:?}");
         assert_eq!(outcome.rests_on_scaler(), refusals > 0);
-        let said = outcome.message() + &outcome.warnings.concat();
+        let said: String =
+            outcome.refusals.iter().chain(&outcome.warnings).map(ToString::to_string).collect();
         assert_eq!(
             said.contains("spec.scaleTargetRef: ScaledObject \"queue\""),
             refusals + warnings > 0,

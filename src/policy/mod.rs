@@ -1,7 +1,13 @@
 //! The admission policy: what a write may do, as plain functions of the write and of what is known.
 //!
 //! Read [`bounds`] for the two ranges that every rule speaks of, then [`scale`], [`cluster`],
-//! [`scaled_object`] and [`hpa`], one for each kind of write. All answer with an [`Outcome`].
+//! [`scaled_object`] and [`hpa`], one for each kind of write. All answer with an [`Outcome`], whose findings name
+//! their [`Rule`].
+//!
+//! The way in is the same for each kind: build its `Write` from the object and from what is known around it
+//! ([`crate::world`]), let `default` say what will be stored instead ([`Outcome::replicas`], [`Outcome::edits`]),
+//! apply that, and let `check` judge the result. The webhooks, `lint` and the controller's conditions all come in
+//! here. A fresh write is one whose `old` is `None`.
 //!
 //! Architecture invariant: no async, no client, no clock, no JSON of a review. The same functions serve the
 //! webhooks and whoever else must know what they would say.
@@ -10,11 +16,13 @@ pub mod bounds;
 pub mod cluster;
 pub mod hpa;
 pub mod outcome;
+pub mod rule;
 pub mod scale;
 pub mod scaled_object;
 
 pub use bounds::{Bounds, Scaler};
 pub use outcome::{Finding, Outcome};
+pub use rule::Rule;
 
 /// What becomes of a refusal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

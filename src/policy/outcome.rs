@@ -1,31 +1,51 @@
-//! What a rule answers: findings that refuse, warnings, and the count to set instead.
+//! What a rule answers: findings that refuse or warn, and the count to set instead.
 //!
 //! Architecture invariant: knows nothing of HTTP or of AdmissionReviews; `admit` turns an outcome into one.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use json_patch::PatchOperation;
 
-/// One reason for a refusal: where, and a sentence that says what is wrong, what is allowed and what to do.
+use super::Rule;
+
+/// One reason for a refusal or a warning: which rule, where, and a sentence that says what is wrong, what is allowed
+/// and what to do. Printed as webhooks say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
+    /// The rule that speaks.
+    pub rule: Rule,
     /// JSON path of the field, such as `spec.replicas`.
     pub field: Cow<'static, str>,
     /// The sentence.
     pub message: String,
+    /// Whether the sentence is whole without the field, and is printed so. Refusals never are.
+    pub bare: bool,
     /// Whether the finding rests on a ScaledObject, which is read live before it refuses anything.
     pub rests_on_scaler: bool,
 }
 
 impl Finding {
     /// A finding that rests on the written object alone.
-    pub fn new(field: impl Into<Cow<'static, str>>, message: String) -> Self {
-        Self { field: field.into(), message, rests_on_scaler: false }
+    pub fn new(rule: Rule, field: impl Into<Cow<'static, str>>, message: String) -> Self {
+        Self { rule, field: field.into(), message, bare: false, rests_on_scaler: false }
     }
 
     /// A finding that rests on a ScaledObject as well.
-    pub fn of_scaler(field: impl Into<Cow<'static, str>>, message: String) -> Self {
-        Self { field: field.into(), message, rests_on_scaler: true }
+    pub fn of_scaler(rule: Rule, field: impl Into<Cow<'static, str>>, message: String) -> Self {
+        Self { rests_on_scaler: true, ..Self::new(rule, field, message) }
+    }
+
+    /// A warning whose sentence needs no field to be understood.
+    pub fn bare(rule: Rule, field: impl Into<Cow<'static, str>>, message: String) -> Self {
+        Self { bare: true, ..Self::new(rule, field, message) }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rule: _, field, message, bare, rests_on_scaler: _ } = self;
+        if *bare { f.write_str(message) } else { write!(f, "{field}: {message}") }
     }
 }
 
@@ -35,7 +55,7 @@ pub struct Outcome {
     /// All that refuses the write, in a stable order. Empty: allowed.
     pub refusals: Vec<Finding>,
     /// What the writer should know although the write passes.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Finding>,
     /// Changes to the written object that are no count: fields filled in, older forms brought up to date.
     pub edits: Vec<PatchOperation>,
     /// The count to store instead of what the write states.
@@ -45,6 +65,32 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Adds a reason to refuse. Every refusal comes in here.
+    pub(super) fn refuse(&mut self, finding: Finding) {
+        self.refusals.push(finding);
+    }
+
+    /// Adds reasons to refuse.
+    pub(super) fn refuse_all(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        for finding in findings {
+            self.refuse(finding);
+        }
+    }
+
+    /// Adds a warning. Every warning comes in here.
+    pub(super) fn warn(&mut self, finding: Finding) {
+        self.warnings.push(finding);
+    }
+
+    /// Adds a reason to refuse, or where it is excused a warning of it.
+    pub(super) fn refuse_unless(&mut self, excused: bool, finding: Finding) {
+        if excused {
+            self.warn(finding);
+        } else {
+            self.refuse(finding);
+        }
+    }
+
     /// Whether the write passes.
     pub fn allowed(&self) -> bool {
         self.refusals.is_empty()
@@ -55,10 +101,8 @@ impl Outcome {
         self.refusals.iter().any(|finding| finding.rests_on_scaler)
     }
 
-    /// All findings in one sentence, as the HPA's conditions and KEDA's events show it.
+    /// All refusals in one sentence, as the HPA's conditions and KEDA's events show it.
     pub fn message(&self) -> String {
-        let findings: Vec<_> =
-            self.refusals.iter().map(|finding| format!("{}: {}", finding.field, finding.message)).collect();
-        findings.join("; ")
+        self.refusals.iter().map(Finding::to_string).collect::<Vec<_>>().join("; ")
     }
 }

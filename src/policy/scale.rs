@@ -6,7 +6,7 @@
 use crate::api::names::KIND;
 
 use super::bounds::{REPLICAS, moves_towards};
-use super::{Bounds, Finding, Outcome, Scaler, Writer};
+use super::{Bounds, Finding, Outcome, Rule, Scaler, Writer};
 
 /// One write of a count.
 #[derive(Clone, Copy, Debug)]
@@ -37,55 +37,70 @@ fn by_autoscaler(count: Count<'_>) -> Outcome {
     if nearest == count.new {
         return Outcome::default();
     }
-    Outcome {
-        replicas: Some(nearest),
-        clamped_from: Some(count.new),
-        warnings: vec![format!(
-            "spec.replicas: {} is outside the bounds {} to {} of {KIND} {:?}; stored {nearest} instead",
+    let mut outcome =
+        Outcome { replicas: Some(nearest), clamped_from: Some(count.new), ..Outcome::default() };
+    outcome.warn(Finding::new(
+        Rule::CountMovedForAutoscaler,
+        REPLICAS,
+        format!(
+            "{} is outside the bounds {} to {} of {KIND} {:?}; stored {nearest} instead",
             count.new,
             count.bounds.lower(),
             count.bounds.upper(),
             count.name
-        )],
-        ..Outcome::default()
-    }
+        ),
+    ));
+    outcome
 }
 
 /// A person's count must lie within the cluster's bounds, and within the holder's range or nearer to it than
 /// before.
 pub fn by_person(count: Count<'_>) -> Outcome {
     let mut outcome = Outcome::default();
-    let violation = count.bounds.violation(count.name, count.new);
-    if count.old == Some(count.new) {
-        // The write did not change the count: what is wrong with it is older.
-        outcome.warnings.extend(violation.map(|finding| format!("{}: {}", finding.field, finding.message)));
+    // A count that the write did not change is wrong since before.
+    let unchanged = count.old == Some(count.new);
+    if let Some(violation) = count.bounds.violation(count.name, count.new) {
+        outcome.refuse_unless(unchanged, violation);
+    }
+    if unchanged {
         return outcome;
     }
-    outcome.refusals.extend(violation);
     let Some(holder) = count.scaler.filter(|scaler| !scaler.paused) else { return outcome };
     let Some(range) = holder.within(count.bounds) else {
-        outcome.warnings.push(format!(
-            "ScaledObject {:?} wants {} to {} replicas, {KIND} {:?} allows {} to {}: the two have no count in common; correct one of them",
-            holder.name, holder.lower(), holder.upper(), count.name, count.bounds.lower(), count.bounds.upper()
+        outcome.warn(Finding::bare(
+            Rule::HolderOutsideBounds,
+            REPLICAS,
+            format!(
+                "ScaledObject {:?} wants {} to {} replicas, {KIND} {:?} allows {} to {}: the two have no count in common; correct one of them",
+                holder.name, holder.lower(), holder.upper(), count.name, count.bounds.lower(), count.bounds.upper()
+            ),
         ));
         return outcome;
     };
     let (lower, upper) = range;
     if (lower..=upper).contains(&count.new) {
-        outcome.warnings.push(format!(
-            "ScaledObject {:?} holds the count of {KIND} {:?} and will decide again; to keep {} replicas, {}",
-            holder.name,
-            count.name,
-            count.new,
-            holder.how_to_pause()
+        outcome.warn(Finding::bare(
+            Rule::HolderDecidesAgain,
+            REPLICAS,
+            format!(
+                "ScaledObject {:?} holds the count of {KIND} {:?} and will decide again; to keep {} replicas, {}",
+                holder.name,
+                count.name,
+                count.new,
+                holder.how_to_pause()
+            ),
         ));
     } else if count.old.is_some_and(|old| moves_towards(range, old, count.new)) {
-        outcome.warnings.push(format!(
-            "spec.replicas: {} is still outside the range {lower} to {upper} of ScaledObject {:?}, which will decide again",
-            count.new, holder.name
+        outcome.warn(Finding::new(
+            Rule::CountStillOutsideHolder,
+            REPLICAS,
+            format!(
+                "{} is still outside the range {lower} to {upper} of ScaledObject {:?}, which will decide again",
+                count.new, holder.name
+            ),
         ));
     } else {
-        outcome.refusals.push(outside_of_holder(count.new, range, holder));
+        outcome.refuse(outside_of_holder(count.new, range, holder));
     }
     outcome
 }
@@ -93,16 +108,22 @@ pub fn by_person(count: Count<'_>) -> Outcome {
 fn outside_of_holder(new: i32, (lower, upper): (i32, i32), holder: &Scaler) -> Finding {
     let name = &holder.name;
     let pause = holder.how_to_pause();
-    let message = if new > upper {
-        format!(
-            "{new} is above the maximum {upper} (maxReplicaCount of ScaledObject {name:?}, which holds the count); use {upper} or fewer, raise maxReplicaCount, or {pause}"
+    let (rule, message) = if new > upper {
+        (
+            Rule::CountAboveHolder,
+            format!(
+                "{new} is above the maximum {upper} (maxReplicaCount of ScaledObject {name:?}, which holds the count); use {upper} or fewer, raise maxReplicaCount, or {pause}"
+            ),
         )
     } else {
-        format!(
-            "{new} is below the minimum {lower} (minReplicaCount of ScaledObject {name:?}, which holds the count); use {lower} or more, lower minReplicaCount, or {pause}"
+        (
+            Rule::CountBelowHolder,
+            format!(
+                "{new} is below the minimum {lower} (minReplicaCount of ScaledObject {name:?}, which holds the count); use {lower} or more, lower minReplicaCount, or {pause}"
+            ),
         )
     };
-    Finding::of_scaler(REPLICAS, message)
+    Finding::of_scaler(rule, REPLICAS, message)
 }
 
 #[cfg(test)]
@@ -172,7 +193,7 @@ mod tests {
         let scaler = scaler(false);
         let outcome = by_person(count(9, 8, Some(&scaler)));
         assert!(outcome.allowed());
-        assert!(outcome.warnings[0].contains("still outside the range 3 to 6"), "{outcome:?}");
+        assert!(outcome.warnings[0].to_string().contains("still outside the range 3 to 6"), "{outcome:?}");
     }
 
     #[test]
@@ -180,7 +201,10 @@ mod tests {
         let scaler = scaler(false);
         let outcome = by_person(count(4, 5, Some(&scaler)));
         assert!(outcome.allowed());
-        assert!(outcome.warnings[0].contains("kubectl annotate scaledobject queue"), "{outcome:?}");
+        assert!(
+            outcome.warnings[0].to_string().contains("kubectl annotate scaledobject queue"),
+            "{outcome:?}"
+        );
     }
 
     #[test]
@@ -195,7 +219,7 @@ mod tests {
             Scaler { name: "far".into(), min: Some(20), max: Some(30), paused: false, takes_over: None };
         let outcome = by_person(count(5, 9, Some(&scaler)));
         assert!(outcome.allowed());
-        assert!(outcome.warnings[0].contains("no count in common"), "{outcome:?}");
+        assert!(outcome.warnings[0].to_string().contains("no count in common"), "{outcome:?}");
     }
 
     #[test]
@@ -203,7 +227,7 @@ mod tests {
         let scaler = scaler(false);
         let outcome = by_person(count(11, 11, Some(&scaler)));
         assert!(outcome.allowed());
-        assert!(outcome.warnings[0].contains("above the maximum 10"), "{outcome:?}");
+        assert!(outcome.warnings[0].to_string().contains("above the maximum 10"), "{outcome:?}");
         assert_eq!(by_person(count(9, 9, Some(&scaler))), Outcome::default());
     }
 

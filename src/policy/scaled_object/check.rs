@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use crate::api::names::{KIND, MAX_REPLICAS, PAUSED, PAUSED_REPLICAS, TRANSFER_HPA};
-use crate::policy::{Bounds, Finding, Outcome, Scaler};
+use crate::policy::{Bounds, Finding, Outcome, Rule, Scaler};
 
 use super::triggers::judge_triggers;
 use super::view::{Fallback, Spec};
@@ -20,6 +20,7 @@ const KEDA_MAX: i32 = 100;
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Violation {
+    rule: Rule,
     /// JSON path of the field; of a trigger's field, below the trigger.
     field: String,
     /// Which trigger.
@@ -32,13 +33,18 @@ pub(super) struct Violation {
 
 impl Violation {
     /// Of a field of the object.
-    pub(super) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: field.into(), trigger: None, message: message.into(), rests_on_scaler: false }
+    pub(super) fn new(rule: Rule, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { rule, field: field.into(), trigger: None, message: message.into(), rests_on_scaler: false }
     }
 
     /// Of a field of a trigger, such as `metadata.query`.
-    pub(super) fn of_trigger(index: usize, field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { trigger: Some(index), ..Self::new(field, message) }
+    pub(super) fn of_trigger(
+        rule: Rule,
+        index: usize,
+        field: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { trigger: Some(index), ..Self::new(rule, field, message) }
     }
 
     /// What makes it the same as an older object's. A trigger may have moved in the list.
@@ -47,12 +53,12 @@ impl Violation {
     }
 
     fn into_finding(self) -> Finding {
-        let Self { field, trigger, message, rests_on_scaler } = self;
+        let Self { rule, field, trigger, message, rests_on_scaler } = self;
         let field = match trigger {
             Some(index) => format!("spec.triggers[{index}].{field}"),
             None => field,
         };
-        if rests_on_scaler { Finding::of_scaler(field, message) } else { Finding::new(field, message) }
+        Finding { rests_on_scaler, ..Finding::new(rule, field, message) }
     }
 }
 
@@ -60,7 +66,7 @@ impl Violation {
 #[derive(Debug, Default)]
 pub(super) struct Judged {
     pub(super) violations: Vec<Violation>,
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<Finding>,
 }
 
 /// Judges what will be stored.
@@ -73,16 +79,14 @@ pub fn check(write: &Write<'_>) -> Outcome {
         *excuses.entry(violation.into_fault()).or_default() += 1;
     }
     let judged = judge(name, write.new, write.known);
-    let mut outcome = Outcome { warnings: judged.warnings, ..Outcome::default() };
+    let mut outcome = Outcome::default();
+    for warning in judged.warnings {
+        outcome.warn(warning);
+    }
     for violation in judged.violations {
         let finding = violation.clone().into_finding();
-        match excuses.get_mut(&violation.into_fault()).filter(|left| **left > 0) {
-            Some(left) => {
-                *left -= 1;
-                outcome.warnings.push(format!("{}: {}", finding.field, finding.message));
-            }
-            None => outcome.refusals.push(finding),
-        }
+        let older = excuses.get_mut(&violation.into_fault()).filter(|left| **left > 0);
+        outcome.refuse_unless(older.map(|left| *left -= 1).is_some(), finding);
     }
     outcome
 }
@@ -99,8 +103,10 @@ fn judge(cluster: &str, object: &ScaledObject, known: Known<'_>) -> Judged {
     judge_rivals(cluster, object, known, &mut judged);
     judge_triggers(cluster, spec, known.cluster, &mut judged);
     if known.cluster.is_none() {
-        judged.warnings.push(format!(
-            "spec.scaleTargetRef.name: there is no {KIND} {cluster:?} in this namespace; KEDA scales nothing until it exists"
+        judged.warnings.push(Finding::new(
+            Rule::TargetMissing,
+            "spec.scaleTargetRef.name",
+            format!("there is no {KIND} {cluster:?} in this namespace; KEDA scales nothing until it exists"),
         ));
     }
     judged
@@ -110,6 +116,7 @@ fn judge_names(object: &ScaledObject, judged: &mut Judged) {
     let name = &object.name;
     if name.len() > MAX_LABEL {
         judged.violations.push(Violation::new(
+            Rule::ScalerNameTooLong,
             "metadata.name",
             format!(
                 "{name:?} has {} characters; use at most {MAX_LABEL}, because KEDA labels the HPA with the name",
@@ -119,12 +126,14 @@ fn judge_names(object: &ScaledObject, judged: &mut Judged) {
     } else if let Some(hpa) = &object.spec.hpa_name {
         if hpa.len() > MAX_LABEL {
             judged.violations.push(Violation::new(
+                Rule::HpaNameTooLong,
                 "spec.advanced.horizontalPodAutoscalerConfig.name",
                 format!("{hpa:?} has {} characters; use at most {MAX_LABEL}", hpa.len()),
             ));
         }
     } else if format!("keda-hpa-{name}").len() > MAX_LABEL {
         judged.violations.push(Violation::new(
+            Rule::DefaultHpaNameTooLong,
             "metadata.name",
             format!(
                 "{name:?} has {} characters, and the HPA's name keda-hpa-{name} more than {MAX_LABEL}; use at most {}, or set spec.advanced.horizontalPodAutoscalerConfig.name to a shorter name",
@@ -142,10 +151,12 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
         "a VLLMCluster keeps at least 1 replica, and KEDA would try to scale it to 0 again at every poll";
     match spec.min {
         None => judged.violations.push(Violation::new(
+            Rule::ScalerMinimumAbsent,
             "spec.minReplicaCount",
             format!("is absent, which means 0 to KEDA: {zero}; use {lowest} or more"),
         )),
         Some(min) if min < 1 => judged.violations.push(Violation::new(
+            Rule::ScalerMinimumBelowOne,
             "spec.minReplicaCount",
             format!("{min} is below the minimum 1: {zero}; use {lowest} or more"),
         )),
@@ -153,6 +164,7 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
     }
     if let Some(idle) = spec.idle {
         judged.violations.push(Violation::new(
+            Rule::ScalerIdle,
             "spec.idleReplicaCount",
             format!(
                 "{idle} cannot be reached: KEDA takes nothing but 0, and a {KIND} keeps at least 1 replica; remove idleReplicaCount, minReplicaCount is what an idle cluster keeps"
@@ -165,14 +177,17 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
     if lower > upper {
         judged.violations.push(match spec.max {
             Some(max) if max < 1 => Violation::new(
+                Rule::ScalerMaximumBelowOne,
                 "spec.maxReplicaCount",
                 format!("{max} is below the minimum 1; use {lower} or more"),
             ),
             Some(max) => Violation::new(
+                Rule::ScalerMinimumAboveMaximum,
                 "spec.minReplicaCount",
                 format!("{lower} is above maxReplicaCount {max}; use {max} or less, or raise maxReplicaCount"),
             ),
             None => Violation::new(
+                Rule::ScalerMinimumAboveDefault,
                 "spec.minReplicaCount",
                 format!(
                     "{lower} is above {KEDA_MAX}, which KEDA takes for an absent maxReplicaCount; state a maxReplicaCount of {lower} or more"
@@ -183,13 +198,18 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
         let (lowest, highest) = (bounds.lower(), bounds.upper());
         match scaler.within(bounds) {
             None => judged.violations.push(Violation::new(
+                Rule::ScalerOutsideBounds,
                 if upper < lowest { "spec.maxReplicaCount" } else { "spec.minReplicaCount" },
                 format!(
                     "the range {lower} to {upper} has no count in common with the bounds {lowest} to {highest} of {KIND} {name:?}; choose a range that overlaps {lowest} to {highest}, or change spec.minReplicas and spec.maxReplicas of the {KIND} first"
                 ),
             )),
-            Some((low, high)) if (low, high) != (lower, upper) => judged.warnings.push(format!(
-                "spec.minReplicaCount: the range {lower} to {upper} is wider than the bounds {lowest} to {highest} of {KIND} {name:?}, which leave {low} to {high} of it"
+            Some((low, high)) if (low, high) != (lower, upper) => judged.warnings.push(Finding::new(
+                Rule::ScalerWider,
+                "spec.minReplicaCount",
+                format!(
+                    "the range {lower} to {upper} is wider than the bounds {lowest} to {highest} of {KIND} {name:?}, which leave {low} to {high} of it"
+                ),
             )),
             Some(_) => {}
         }
@@ -201,11 +221,16 @@ fn judge_fallback(cluster: &str, spec: &Spec, bounds: Bounds, judged: &mut Judge
     // With these behaviours KEDA never reads the count.
     let counts = !matches!(behavior.as_deref(), Some("currentReplicas" | "scalingModifiers"));
     if let Some(finding) = replicas.filter(|_| counts).and_then(|count| bounds.violation(cluster, count)) {
-        judged.violations.push(Violation::new("spec.fallback.replicas", finding.message));
+        judged.violations.push(Violation::new(
+            Rule::FallbackOutsideBounds,
+            "spec.fallback.replicas",
+            finding.message,
+        ));
     }
     let has_formula = spec.modifiers.as_ref().is_some_and(|modifiers| modifiers.formula.is_some());
     if behavior.as_deref() == Some("scalingModifiers") && !has_formula {
         judged.violations.push(Violation::new(
+            Rule::FallbackWithoutFormula,
             "spec.fallback.behavior",
             "scalingModifiers needs spec.advanced.scalingModifiers.formula; state the formula, or use another behavior such as static",
         ));
@@ -214,6 +239,7 @@ fn judge_fallback(cluster: &str, spec: &Spec, bounds: Bounds, judged: &mut Judge
         !spec.triggers.is_empty() && spec.triggers.iter().all(super::view::Trigger::is_resource);
     if spec.modifiers.is_none() && only_resources {
         judged.violations.push(Violation::new(
+            Rule::FallbackOfResources,
             "spec.fallback",
             "cpu and memory triggers have no fallback in KEDA, and there is no other trigger; add another trigger, or remove the fallback",
         ));
@@ -222,27 +248,32 @@ fn judge_fallback(cluster: &str, spec: &Spec, bounds: Bounds, judged: &mut Judge
 
 fn judge_pause(cluster: &str, object: &ScaledObject, bounds: Bounds, judged: &mut Judged) {
     let Some(text) = object.annotations.get(PAUSED_REPLICAS) else { return };
-    let message = match text.parse() {
+    let (rule, message) = match text.parse() {
         Ok(count) => match bounds.violation(cluster, count) {
-            Some(finding) => finding.message,
+            Some(finding) => (Rule::PausedOutsideBounds, finding.message),
             None => return,
         },
-        Err(_) => format!(
-            "{text:?} is no whole number; state the count to keep, from {} to {}, or annotate {PAUSED}: \"true\" instead to keep the count as it is",
-            bounds.lower(),
-            bounds.upper().min(MAX_REPLICAS)
+        Err(_) => (
+            Rule::PausedUnreadable,
+            format!(
+                "{text:?} is no whole number; state the count to keep, from {} to {}, or annotate {PAUSED}: \"true\" instead to keep the count as it is",
+                bounds.lower(),
+                bounds.upper().min(MAX_REPLICAS)
+            ),
         ),
     };
-    judged.violations.push(Violation::new(format!("metadata.annotations[{PAUSED_REPLICAS}]"), message));
+    judged.violations.push(Violation::new(rule, format!("metadata.annotations[{PAUSED_REPLICAS}]"), message));
 }
 
 fn judge_modifiers(spec: &Spec, judged: &mut Judged) {
     let Some(modifiers) = &spec.modifiers else { return };
-    let mut wrong = |field: &str, message: String| {
-        judged.violations.push(Violation::new(format!("spec.advanced.scalingModifiers.{field}"), message));
+    let mut wrong = |rule, field: &str, message: String| {
+        let field = format!("spec.advanced.scalingModifiers.{field}");
+        judged.violations.push(Violation::new(rule, field, message));
     };
     if modifiers.formula.is_none() {
         wrong(
+            Rule::FormulaMissing,
             "formula",
             "is missing; state how the triggers make one number, or remove scalingModifiers".into(),
         );
@@ -250,10 +281,18 @@ fn judge_modifiers(spec: &Spec, judged: &mut Judged) {
     match &modifiers.target {
         None if modifiers.formula.is_none() => {}
         None => {
-            wrong("target", "is missing; state the value of the formula that one replica is to bear".into());
+            wrong(
+                Rule::FormulaWithoutTarget,
+                "target",
+                "is missing; state the value of the formula that one replica is to bear".into(),
+            );
         }
         Some(target) if target.parse::<f64>().is_ok_and(|target| target > 0.0) => {}
-        Some(target) => wrong("target", format!("{target:?} is no number above 0; use one such as 5")),
+        Some(target) => wrong(
+            Rule::FormulaTargetNotPositive,
+            "target",
+            format!("{target:?} is no number above 0; use one such as 5"),
+        ),
     }
 }
 
@@ -263,6 +302,7 @@ fn judge_rivals(cluster: &str, object: &ScaledObject, known: Known<'_>, judged: 
         judged.violations.push(Violation {
             rests_on_scaler: true,
             ..Violation::new(
+                Rule::SecondScaler,
                 "spec.scaleTargetRef.name",
                 format!(
                     "{KIND} {cluster:?} is already scaled by ScaledObject {other:?}; move the triggers there, or delete it first: kubectl delete scaledobject {other}"
@@ -274,6 +314,7 @@ fn judge_rivals(cluster: &str, object: &ScaledObject, known: Known<'_>, judged: 
     for hpa in known.hpas {
         if !(transfers && object.spec.hpa_name.as_ref() == Some(hpa)) {
             judged.violations.push(Violation::new(
+                Rule::ForeignHpa,
                 "spec.scaleTargetRef.name",
                 format!(
                     "{KIND} {cluster:?} is already scaled by HorizontalPodAutoscaler {hpa:?}; delete it first, or let KEDA take it over: annotate this ScaledObject {TRANSFER_HPA}: \"true\" and set spec.advanced.horizontalPodAutoscalerConfig.name to {hpa:?}"

@@ -5,7 +5,7 @@
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, PatchOperation, RemoveOperation};
 
-use crate::policy::Outcome;
+use crate::policy::{Finding, Outcome, Rule};
 
 use super::view::{Spec, Trigger};
 use super::{Cluster, Write};
@@ -51,15 +51,23 @@ fn rewrite(index: usize, trigger: &Trigger, outcome: &mut Outcome) {
         if trigger.metric_type.is_none() {
             outcome.edits.push(add(&[&trigger_path[..], &["metricType"]].concat(), metric_type));
         }
-        outcome.warnings.push(format!(
-            "spec.triggers[{index}]: metadata.type is an older form that KEDA refuses; stored as type: {}, metricType: {metric_type}, metadata without type: change your manifest likewise",
-            trigger.type_
+        outcome.warn(Finding::new(
+            Rule::RewroteType,
+            format!("spec.triggers[{index}]"),
+            format!(
+                "metadata.type is an older form that KEDA refuses; stored as type: {}, metricType: {metric_type}, metadata without type: change your manifest likewise",
+                trigger.type_
+            ),
         ));
     }
     if trigger.type_ == "prometheus" && trigger.metadata.contains_key("metricName") {
         outcome.edits.push(remove(&[&trigger_path[..], &["metadata", "metricName"]].concat()));
-        outcome.warnings.push(format!(
-            "spec.triggers[{index}]: metadata.metricName is an older form that KEDA ignores (it names the metric s{index}-prometheus); stored as type: prometheus, metadata without metricName: change your manifest likewise"
+        outcome.warn(Finding::new(
+            Rule::RewroteMetricName,
+            format!("spec.triggers[{index}]"),
+            format!(
+                "metadata.metricName is an older form that KEDA ignores (it names the metric s{index}-prometheus); stored as type: prometheus, metadata without metricName: change your manifest likewise"
+            ),
         ));
     }
 }
@@ -114,7 +122,7 @@ mod tests {
         assert!(outcome.refusals.is_empty());
         let mut stored = object.clone();
         json_patch::patch(&mut stored, &outcome.edits).unwrap();
-        (stored, outcome.warnings)
+        (stored, outcome.warnings.iter().map(ToString::to_string).collect())
     }
 
     const fn cluster(min: Option<i32>, max: Option<i32>) -> Cluster {

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 
 use crate::api::names::KIND;
+use crate::policy::{Finding, Rule};
 
 use super::Cluster;
 use super::check::{Judged, Violation};
@@ -116,34 +117,50 @@ const fn optional(name: &'static str, form: Form) -> Key {
     Key { name, required: false, form }
 }
 
-const PROMETHEUS: &[Key] = &[
-    required("serverAddress", Form::Url),
-    required("query", Form::Text("a query such as sum(vllm:num_requests_waiting)")),
-    required("threshold", Form::Threshold),
-    optional("activationThreshold", Form::Number),
-    optional("ignoreNullValues", Form::Bool),
-    optional("unsafeSsl", Form::Bool),
-    optional("timeout", Form::Duration),
-    optional("customHeaders", Form::Pairs),
-    optional("queryParameters", Form::Pairs),
-];
+/// What is read of the metadata of one type of trigger.
+struct Metadata {
+    missing: Rule,
+    unreadable: Rule,
+    keys: &'static [Key],
+}
 
-const METRICS_API: &[Key] = &[
-    required("url", Form::Url),
-    required("valueLocation", Form::Text("where the number stands in the answer, such as load.waiting")),
-    required("targetValue", Form::Threshold),
-    optional("activationTargetValue", Form::Number),
-    optional("unsafeSsl", Form::Bool),
-    optional("aggregateFromKubeServiceEndpoints", Form::Bool),
-    optional("timeout", Form::Duration),
-    optional("format", Form::OneOf(&["json", "prometheus", "xml", "yaml"])),
-    optional("aggregationType", Form::OneOf(&["average", "sum", "max", "min"])),
-];
+const PROMETHEUS: Metadata = Metadata {
+    missing: Rule::PrometheusMissing,
+    unreadable: Rule::PrometheusUnreadable,
+    keys: &[
+        required("serverAddress", Form::Url),
+        required("query", Form::Text("a query such as sum(vllm:num_requests_waiting)")),
+        required("threshold", Form::Threshold),
+        optional("activationThreshold", Form::Number),
+        optional("ignoreNullValues", Form::Bool),
+        optional("unsafeSsl", Form::Bool),
+        optional("timeout", Form::Duration),
+        optional("customHeaders", Form::Pairs),
+        optional("queryParameters", Form::Pairs),
+    ],
+};
+
+const METRICS_API: Metadata = Metadata {
+    missing: Rule::MetricsApiMissing,
+    unreadable: Rule::MetricsApiUnreadable,
+    keys: &[
+        required("url", Form::Url),
+        required("valueLocation", Form::Text("where the number stands in the answer, such as load.waiting")),
+        required("targetValue", Form::Threshold),
+        optional("activationTargetValue", Form::Number),
+        optional("unsafeSsl", Form::Bool),
+        optional("aggregateFromKubeServiceEndpoints", Form::Bool),
+        optional("timeout", Form::Duration),
+        optional("format", Form::OneOf(&["json", "prometheus", "xml", "yaml"])),
+        optional("aggregationType", Form::OneOf(&["average", "sum", "max", "min"])),
+    ],
+};
 
 /// Judges all triggers, each by itself and against each other.
 pub(super) fn judge_triggers(cluster: &str, spec: &Spec, known: Option<Cluster>, judged: &mut Judged) {
     if spec.triggers.is_empty() {
         judged.violations.push(Violation::new(
+            Rule::NoTriggers,
             "spec.triggers",
             "there is none, and KEDA scales nothing; add one, such as a prometheus trigger on vllm:num_requests_waiting",
         ));
@@ -153,6 +170,7 @@ pub(super) fn judge_triggers(cluster: &str, spec: &Spec, known: Option<Cluster>,
         judge_name(index, trigger, &mut names, judged);
         if trigger.use_cached_metrics && matches!(trigger.type_.as_str(), "cpu" | "memory" | "cron") {
             judged.violations.push(Violation::of_trigger(
+                Rule::CachedMetrics,
                 index,
                 "useCachedMetrics",
                 format!("KEDA caches no metrics of a {} trigger; remove useCachedMetrics", trigger.type_),
@@ -160,11 +178,11 @@ pub(super) fn judge_triggers(cluster: &str, spec: &Spec, known: Option<Cluster>,
         }
         match trigger.type_.as_str() {
             "prometheus" => {
-                judge_external(index, trigger, PROMETHEUS, spec.modifiers.is_some(), judged);
+                judge_external(index, trigger, &PROMETHEUS, spec.modifiers.is_some(), judged);
                 judge_prometheus(index, trigger, judged);
             }
             "metrics-api" => {
-                judge_external(index, trigger, METRICS_API, spec.modifiers.is_some(), judged);
+                judge_external(index, trigger, &METRICS_API, spec.modifiers.is_some(), judged);
             }
             "cpu" => judge_resource(index, trigger, cluster, known.map(|known| known.cpu_request), judged),
             "memory" => {
@@ -179,6 +197,7 @@ fn judge_name<'a>(index: usize, trigger: &'a Trigger, seen: &mut BTreeSet<&'a st
     let Some(name) = trigger.name.as_deref() else { return };
     if !seen.insert(name) {
         judged.violations.push(Violation::of_trigger(
+            Rule::TriggerNameTwice,
             index,
             "name",
             format!("{name:?} is the name of an earlier trigger too; use each name once"),
@@ -194,12 +213,14 @@ fn judge_type(index: usize, type_: &str, judged: &mut Judged) {
     let meant = KNOWN.iter().find(|known| **known == lower || one_slip(known, &lower));
     if type_ == "http" {
         judged.violations.push(Violation::of_trigger(
+            Rule::HttpTrigger,
             index,
             "type",
             "KEDA has no trigger \"http\", and a ScaledObject with such a trigger scales nothing at all; use a prometheus trigger with a query on vllm:num_requests_waiting, the requests that wait for a server",
         ));
     } else if let Some(meant) = meant {
         judged.violations.push(Violation::of_trigger(
+            Rule::TriggerTypeMisspelt,
             index,
             "type",
             format!(
@@ -207,33 +228,39 @@ fn judge_type(index: usize, type_: &str, judged: &mut Judged) {
             ),
         ));
     } else {
-        judged.warnings.push(format!(
-            "spec.triggers[{index}].type: KEDA 2.21 has no trigger {type_:?}; unless yours has it, the ScaledObject scales nothing at all"
+        judged.warnings.push(Finding::new(
+            Rule::TriggerTypeUnknown,
+            format!("spec.triggers[{index}].type"),
+            format!(
+                "KEDA 2.21 has no trigger {type_:?}; unless yours has it, the ScaledObject scales nothing at all"
+            ),
         ));
     }
 }
 
 /// A trigger whose metric the HPA asks KEDA for.
-fn judge_external(index: usize, trigger: &Trigger, keys: &[Key], composite: bool, judged: &mut Judged) {
-    for Key { name, required, form } in keys {
+fn judge_external(index: usize, trigger: &Trigger, read: &Metadata, composite: bool, judged: &mut Judged) {
+    let Metadata { missing, unreadable, keys } = read;
+    for Key { name, required, form } in *keys {
         // Of a metric that only feeds a formula, the HPA never sees the threshold; metrics-api may leave it out.
         let feeds = composite && *form == Form::Threshold;
         let form = if feeds { Form::Number } else { *form };
-        let message = match trigger.value(name) {
-            Some(value) => form.complaint(value),
+        let fault = match trigger.value(name) {
+            Some(value) => form.complaint(value).map(|message| (*unreadable, message)),
             None if *required && !(feeds && trigger.type_ == "metrics-api") => {
-                Some(format!("is missing; state {}", form.example()))
+                Some((*missing, format!("is missing; state {}", form.example())))
             }
             None => None,
         };
-        if let Some(message) = message {
-            judged.violations.push(Violation::of_trigger(index, format!("metadata.{name}"), message));
+        if let Some((rule, message)) = fault {
+            judged.violations.push(Violation::of_trigger(rule, index, format!("metadata.{name}"), message));
         }
     }
     if let Some(metric_type) = trigger.metric_type.as_deref()
         && !matches!(metric_type, "AverageValue" | "Value")
     {
         judged.violations.push(Violation::of_trigger(
+            Rule::ExternalMetricType,
             index,
             "metricType",
             format!(
@@ -247,13 +274,15 @@ fn judge_external(index: usize, trigger: &Trigger, keys: &[Key], composite: bool
 fn judge_prometheus(index: usize, trigger: &Trigger, judged: &mut Judged) {
     if trigger.metadata.contains_key("metricName") {
         judged.violations.push(Violation::of_trigger(
+            Rule::PrometheusMetricName,
             index,
             "metadata.metricName",
             "is an older form that KEDA ignores; remove it",
         ));
     }
     for complaint in trigger.value("query").map(metrics::complaints).unwrap_or_default() {
-        judged.warnings.push(format!("spec.triggers[{index}].metadata.query: {complaint}"));
+        let field = format!("spec.triggers[{index}].metadata.query");
+        judged.warnings.push(Finding::new(Rule::UnknownMetric, field, complaint));
     }
 }
 
@@ -266,30 +295,34 @@ fn judge_resource(
     judged: &mut Judged,
 ) {
     let type_ = &trigger.type_;
-    let mut wrong = |field: &str, message: String| {
-        judged.violations.push(Violation::of_trigger(index, field, message));
+    let mut wrong = |rule, field: &str, message: String| {
+        judged.violations.push(Violation::of_trigger(rule, index, field, message));
     };
     let (older, current) = (trigger.value("type"), trigger.metric_type.as_deref());
     match (older, current) {
         (Some(older), None) if RESOURCE_TYPES.contains(&older) => wrong(
+            Rule::ResourceOlderType,
             "metadata.type",
             format!(
                 "is an older form that KEDA refuses; remove it and set metricType: {older} beside type: {type_}"
             ),
         ),
         (Some(older), None) => wrong(
+            Rule::ResourceOlderType,
             "metadata.type",
             format!(
                 "{older:?} is an older form that KEDA refuses; remove it and set metricType to Utilization or AverageValue beside type: {type_}"
             ),
         ),
         (Some(older), Some(current)) => wrong(
+            Rule::ResourceOlderType,
             "metadata.type",
             format!(
                 "{older:?} is an older form that KEDA refuses, and metricType says {current:?}; remove metadata.type"
             ),
         ),
         (None, None) => wrong(
+            Rule::ResourceTypeMissing,
             "metricType",
             format!("is missing; set it to Utilization or AverageValue beside type: {type_}"),
         ),
@@ -297,6 +330,7 @@ fn judge_resource(
     }
     if let Some(current) = current.filter(|current| !RESOURCE_TYPES.contains(current)) {
         wrong(
+            Rule::ResourceMetricType,
             "metricType",
             format!("{current:?} is nothing a {type_} trigger can aim at; use Utilization or AverageValue"),
         );
@@ -305,19 +339,23 @@ fn judge_resource(
         Some("AverageValue") => Form::Quantity,
         _ => Form::Percentage,
     };
-    let message = match trigger.value("value") {
-        None => Some(format!("is missing; state {}", form.example())),
+    match trigger.value("value") {
+        None => wrong(
+            Rule::ResourceValueMissing,
+            "metadata.value",
+            format!("is missing; state {}", form.example()),
+        ),
         // Without a type, it is unknown how the value is to be read.
         Some(value) if current.or(older).is_some_and(|type_| RESOURCE_TYPES.contains(&type_)) => {
-            form.complaint(value)
+            if let Some(message) = form.complaint(value) {
+                wrong(Rule::ResourceValueUnreadable, "metadata.value", message);
+            }
         }
-        Some(_) => None,
-    };
-    if let Some(message) = message {
-        wrong("metadata.value", message);
+        Some(_) => {}
     }
     if has_request == Some(false) {
         wrong(
+            if type_ == "cpu" { Rule::CpuWithoutRequest } else { Rule::MemoryWithoutRequest },
             "type",
             format!(
                 "the pods of {KIND} {cluster:?} request no {type_}, which a {type_} trigger demands; set resources.requests.{type_} there first, or use another trigger"
