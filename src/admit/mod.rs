@@ -20,7 +20,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tracing::info;
 use webhook::handler::Admit;
-use webhook::review::{Cause, Denial, Request, Response};
+use webhook::response::{Cause, Denial, Response};
+use webhook::review::Request;
 
 use crate::api::names::{GROUP, KEDA_GROUP, KIND, PLURAL};
 use crate::policy::{Mode, Outcome, Scaler};

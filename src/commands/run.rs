@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use webhook::handler::reviews;
-use webhook::server::{Limits, Stop, serve, tls_config};
+use webhook::server::{Limits, Stop, Transport, serve, tls_config};
 
 use crate::admit::{Admission, Endpoint, Phase};
 use crate::args::RunArgs;
@@ -35,6 +35,10 @@ use crate::{controller, world};
 /// this does not cut them off.
 const READ_TIMEOUT: Duration = Duration::from_mins(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most connections to the plain port: every probe of a kubelet and every Prometheus has room, and a crowd takes few
+/// of the process's file descriptors.
+const PLAIN_CONNECTIONS: usize = 64;
 
 /// Runs until the first SIGTERM or SIGINT has been answered by a drain; the second ends the process at once.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -100,8 +104,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             }
         }
     });
-    let admission = tokio::spawn(serve(listener, tls, admission_routes(&admission), limits, stop.clone()));
-    let plain = tokio::spawn(axum::serve(plain, plain_routes(health)).into_future());
+    let routes = admission_routes(&admission);
+    let admission = tokio::spawn(serve(listener, Transport::Tls(tls), routes, limits, stop.clone()));
+    // Readiness is asked for to the end: nobody stops this one.
+    let plain_limits = Limits { connections: PLAIN_CONNECTIONS, ..Limits::default() };
+    let plain =
+        tokio::spawn(serve(plain, Transport::Plain, plain_routes(health), plain_limits, Stop::default()));
     info!(admission = %args.listen, plain = %args.plain_listen, "serving");
 
     // Nothing else ends by itself. If a task does, it panicked: the process ends too and is restarted whole.

@@ -1,7 +1,9 @@
 //! An axum route that answers reviews.
 //!
-//! Architecture invariant: HTTP ends here. What decides sees a [`Request`] and returns a [`Response`]; whatever
-//! it does, a panic included, the caller gets an HTTP answer.
+//! Whoever sends a review with a uid gets an answer with it, also where the review cannot be read or the decision
+//! panics: an HTTP error would count as a failed call, which `failurePolicy: Ignore` lets pass.
+//!
+//! Architecture invariant: HTTP ends here. What decides sees a [`Request`] and returns a [`Response`].
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use axum::routing::{MethodRouter, post};
 use futures::FutureExt as _;
 use tracing::error;
 
-use crate::review::{Request, Response};
+use crate::response::Response;
+use crate::review::{Request, uid_of};
 
 /// Largest body that is read, in bytes. One review holds two objects of up to 3 MiB, and an envelope.
 pub const BODY_LIMIT: usize = 7 << 20;
@@ -29,7 +32,7 @@ pub trait Admit: Send + Sync + 'static {
 }
 
 /// A route that answers reviews by `admit`. POST with `application/json` only; a larger body than
-/// [`BODY_LIMIT`] gets 413, an unreadable one 400.
+/// [`BODY_LIMIT`] gets 413, one without a readable uid 400.
 pub fn reviews<A: Admit, S: Clone + Send + Sync + 'static>(admit: Arc<A>) -> MethodRouter<S> {
     post(answer::<A>).layer(DefaultBodyLimit::max(BODY_LIMIT)).with_state(admit)
 }
@@ -58,16 +61,22 @@ async fn answer<A: Admit>(State(admit): State<Arc<A>>, request: HttpRequest<Body
     };
     let review = match Request::parse(&body) {
         Ok(review) => review,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+        Err(error) => {
+            return match uid_of(&body) {
+                Some(uid) => json(&Response::unreadable(error.to_string()), &uid),
+                None => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+            };
+        }
     };
     // Nothing of the decision outlives a panic but what the decider itself shares, which it must keep whole.
-    let Ok(response) = AssertUnwindSafe(async { admit.admit(&review).await }).catch_unwind().await else {
+    let decision = AssertUnwindSafe(async { admit.admit(&review).await }).catch_unwind().await;
+    let response = decision.unwrap_or_else(|_panic| {
         error!(uid = %review.uid, resource = %review.resource.resource, "the decision panicked");
-        return (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the webhook failed on this review; its log says where\n",
-        )
-            .into_response();
-    };
-    ([(header::CONTENT_TYPE, "application/json")], response.to_bytes(&review.uid)).into_response()
+        Response::error("the webhook failed on this review; its log says where")
+    });
+    json(&response, &review.uid)
+}
+
+fn json(response: &Response, uid: &str) -> HttpResponse {
+    ([(header::CONTENT_TYPE, "application/json")], response.to_bytes(uid)).into_response()
 }

@@ -1,27 +1,19 @@
-//! `AdmissionReview` of `admission.k8s.io/v1`: parsed without copies, answered with the uid it came with.
+//! The request of an `AdmissionReview` of `admission.k8s.io/v1`, parsed without copies.
 //!
-//! The API server treats an answer with a wrong uid, or with a patch but no `patchType`, as a failed webhook,
-//! which under `failurePolicy: Ignore` is a silent allowance. Neither can be built here: [`Response::to_bytes`]
-//! takes the uid, and a patch brings its type along.
+//! As in Go, whose zero values know no difference, a field that is null is one that is absent. What has a wrong
+//! type is told, and for what else cannot be read [`uid_of`] still finds whom to answer.
 //!
 //! Architecture invariant: objects stay raw; which of their fields matter is the caller's business.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-const API_VERSION: &str = "admission.k8s.io/v1";
-const KIND: &str = "AdmissionReview";
-/// Longest warning that is sent. The API server cuts one at 256 characters once all together exceed 4,096.
-const WARNING_LENGTH: usize = 1024;
-/// What all warnings of one answer may have together; the API server drops what is beyond.
-const WARNINGS_LENGTH: usize = 4096;
-/// Room for the sentence that says how many were left out.
-const WARNINGS_RESERVE: usize = 64;
+pub(crate) const API_VERSION: &str = "admission.k8s.io/v1";
+pub(crate) const KIND: &str = "AdmissionReview";
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -41,13 +33,13 @@ pub enum Operation {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 pub struct GroupVersionKind<'a> {
     /// The API group; empty for the core group.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     pub group: Cow<'a, str>,
     /// The version.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     pub version: Cow<'a, str>,
     /// The kind.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     pub kind: Cow<'a, str>,
 }
 
@@ -55,13 +47,13 @@ pub struct GroupVersionKind<'a> {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 pub struct GroupVersionResource<'a> {
     /// The API group; empty for the core group.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     pub group: Cow<'a, str>,
     /// The version.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     pub version: Cow<'a, str>,
     /// The plural name.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     pub resource: Cow<'a, str>,
 }
 
@@ -69,10 +61,10 @@ pub struct GroupVersionResource<'a> {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 pub struct User<'a> {
     /// The name, such as `system:serviceaccount:keda:keda-operator`.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     pub username: Cow<'a, str>,
     /// The groups.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "null_is_default")]
     pub groups: Vec<Cow<'a, str>>,
 }
 
@@ -81,27 +73,27 @@ pub struct User<'a> {
 #[serde(rename_all = "camelCase")]
 pub struct Request<'a> {
     /// Identifies the request; the answer bears it too.
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     pub uid: Cow<'a, str>,
     /// The kind of `object`.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "null_is_default")]
     pub kind: GroupVersionKind<'a>,
     /// The resource that is written.
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "null_is_default")]
     pub resource: GroupVersionResource<'a>,
     /// The subresource; empty for the resource itself.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     pub sub_resource: Cow<'a, str>,
     /// The object's name; empty where the API server is to generate it.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     pub name: Cow<'a, str>,
     /// The namespace; empty for cluster-wide objects.
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     pub namespace: Cow<'a, str>,
     /// What is asked.
     pub operation: Operation,
     /// Who asks.
-    #[serde(default, borrow, rename = "userInfo")]
+    #[serde(default, borrow, rename = "userInfo", deserialize_with = "null_is_default")]
     pub user: User<'a>,
     /// The object as it is to be; `None` on deletion.
     #[serde(default, borrow)]
@@ -110,20 +102,51 @@ pub struct Request<'a> {
     #[serde(default, borrow)]
     pub old_object: Option<&'a RawValue>,
     /// Whether nothing will be stored.
-    #[serde(default, deserialize_with = "null_is_false")]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub dry_run: bool,
 }
 
-fn null_is_false<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    Ok(Option::<bool>::deserialize(deserializer)?.unwrap_or_default())
+fn null_is_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A string, borrowed where it has no escapes. `Option<Cow<str>>` would copy each.
+fn text<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, str>, D::Error> {
+    struct Text;
+
+    impl<'de> Visitor<'de> for Text {
+        type Value = Cow<'de, str>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a string")
+        }
+
+        fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+            Ok(Cow::Borrowed(text))
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Cow::Owned(text.to_owned()))
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(Cow::Borrowed(""))
+        }
+    }
+
+    deserializer.deserialize_any(Text)
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Review<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     api_version: Cow<'a, str>,
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     kind: Cow<'a, str>,
     #[serde(default, borrow)]
     request: Option<&'a RawValue>,
@@ -174,174 +197,23 @@ impl<'a> Request<'a> {
     }
 }
 
-/// One reason for a refusal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Cause {
-    /// Always `FieldValueInvalid`: the field has a value that it must not have.
-    reason: &'static str,
-    message: String,
-    field: String,
-}
-
-impl Cause {
-    /// What is wrong with a field.
-    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { reason: "FieldValueInvalid", message: message.into(), field: field.into() }
-    }
-}
-
-/// A refusal. Some clients show the causes only, others the message only, so both are given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
-    /// The object's name.
-    pub name: String,
-    /// The object's API group.
-    pub group: String,
-    /// The object's kind.
-    pub kind: String,
-    /// All causes in one sentence.
-    pub message: String,
-    /// Each cause with its field.
-    pub causes: Vec<Cause>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct Details {
-    name: String,
-    group: String,
-    kind: String,
-    causes: Vec<Cause>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct Status {
-    code: u16,
-    message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<Details>,
-}
-
-/// The answer to a request.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Response {
-    allowed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Status>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch_type: Option<&'static str>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    audit_annotations: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Answer<'a> {
-    api_version: &'static str,
-    kind: &'static str,
-    response: AnswerBody<'a>,
-}
-
-#[derive(Serialize)]
-struct AnswerBody<'a> {
-    uid: &'a str,
-    #[serde(flatten)]
-    response: &'a Response,
-}
-
-impl Response {
-    /// The write passes.
-    pub fn allow() -> Self {
-        Self { allowed: true, ..Self::default() }
+/// The uid of a request that cannot be read as one, so that even it can be refused in a way that the API server
+/// understands. `None` where there is none, or where the review is of another version and so is its answer.
+pub fn uid_of(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Review {
+        api_version: String,
+        kind: String,
+        request: Request,
     }
 
-    /// The write is refused as invalid: code 422, which no client retries.
-    pub fn deny(denial: Denial) -> Self {
-        let Denial { name, group, kind, message, causes } = denial;
-        let details = Some(Details { name, group, kind, causes });
-        Self {
-            status: Some(Status { code: 422, message, reason: Some("Invalid"), details }),
-            ..Self::default()
-        }
+    #[derive(Deserialize)]
+    struct Request {
+        uid: String,
     }
 
-    /// The write could not be judged: code 500, which tells the client to try again.
-    pub fn error(message: impl Into<String>) -> Self {
-        let status =
-            Status { code: 500, message: message.into(), reason: Some("InternalError"), details: None };
-        Self { status: Some(status), ..Self::default() }
-    }
-
-    /// Whether the write passes.
-    pub fn is_allowed(&self) -> bool {
-        self.allowed
-    }
-
-    /// Adds sentences that the writer is shown. Line breaks and tabs become spaces, since the API server drops
-    /// a warning that has one; what exceeds its budget of 4,096 characters is counted in a last sentence.
-    #[must_use]
-    pub fn warnings(mut self, warnings: impl IntoIterator<Item = String>) -> Self {
-        let mut used: usize = self.warnings.iter().map(String::len).sum();
-        let mut left_out = 0_usize;
-        for warning in warnings {
-            let warning = shown(&warning);
-            if left_out > 0 || used + warning.len() > WARNINGS_LENGTH - WARNINGS_RESERVE {
-                left_out += 1;
-            } else {
-                used += warning.len();
-                self.warnings.push(warning);
-            }
-        }
-        if left_out > 0 {
-            self.warnings.push(format!("{left_out} further warnings were left out"));
-        }
-        self
-    }
-
-    /// Changes the object by a JSON patch (RFC 6902). No operation: no patch. A refusal stays without one.
-    ///
-    /// # Panics
-    /// If an operation has no JSON form, as a map with keys that are no strings.
-    #[must_use]
-    pub fn patch<T: Serialize>(mut self, operations: &[T]) -> Self {
-        if self.allowed && !operations.is_empty() {
-            let json = serde_json::to_vec(operations).expect("patch operations have a JSON form");
-            self.patch = Some(STANDARD.encode(json));
-            self.patch_type = Some("JSONPatch");
-        }
-        self
-    }
-
-    /// Adds an annotation to the API server's audit log, which prefixes the key with the webhook's name.
-    #[must_use]
-    pub fn audit_annotation(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.audit_annotations.insert(key.into(), value.into());
-        self
-    }
-
-    /// The body to answer with.
-    pub fn to_bytes(&self, uid: &str) -> Vec<u8> {
-        let answer =
-            Answer { api_version: API_VERSION, kind: KIND, response: AnswerBody { uid, response: self } };
-        // Only strings, numbers and maps with string keys, and a Vec takes every byte.
-        serde_json::to_vec(&answer).expect("an answer has a JSON form")
-    }
-}
-
-/// A warning as the API server lets it through: on one line, and not endless.
-fn shown(warning: &str) -> String {
-    let mut shown: String =
-        warning.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
-    if shown.len() > WARNING_LENGTH {
-        let end = shown.floor_char_boundary(WARNING_LENGTH - '…'.len_utf8());
-        shown.truncate(end);
-        shown.push('…');
-    }
-    shown
+    // A wrong byte elsewhere does not make the uid unreadable.
+    let Review { api_version, kind, request } = serde_json::from_str(&String::from_utf8_lossy(body)).ok()?;
+    (api_version == API_VERSION && kind == KIND && !request.uid.is_empty()).then_some(request.uid)
 }

@@ -2,7 +2,7 @@
 //!
 //! Architecture invariant: the only test of its binary, because the limit it lowers is the process's.
 
-#[expect(dead_code, reason = "the other binary uses the rest")]
+#[expect(dead_code, reason = "the other binaries use the rest")]
 mod support;
 
 use std::fs::File;

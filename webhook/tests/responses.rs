@@ -2,17 +2,23 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use webhook::review::{Cause, Denial, Response};
+use webhook::response::{Cause, Denial, Response};
+use webhook::verify::{Call, verify};
 
-/// The `response` of the answer to the request with uid `u`.
+/// The `response` of the answer to the request with uid `u`, if the API server takes it.
 fn written(response: &Response) -> Value {
-    let mut review: Value = serde_json::from_slice(&response.to_bytes("u")).expect("JSON");
-    assert_eq!(
-        (&review["apiVersion"], &review["kind"]),
-        (&json!("admission.k8s.io/v1"), &json!("AdmissionReview"))
-    );
-    review["response"].take()
+    written_to("u", response)
+}
+
+fn written_to(uid: &str, response: &Response) -> Value {
+    let object = RawValue::from_string(r#"{"spec":{}}"#.to_owned()).expect("JSON");
+    let call = Call { uid, mutating: true, object: Some(&object) };
+    match verify(call, &response.to_bytes(uid)) {
+        Ok(accepted) => accepted.response,
+        Err(violation) => panic!("{violation}: {response:?}"),
+    }
 }
 
 fn denial() -> Denial {
@@ -29,8 +35,7 @@ fn denial() -> Denial {
 fn the_uid_is_echoed_whatever_it_is() {
     let uid = "\"}\n\u{1f980}";
     for response in [Response::allow(), Response::deny(denial()), Response::error("try again")] {
-        let review: Value = serde_json::from_slice(&response.to_bytes(uid)).expect("JSON");
-        assert_eq!(review["response"]["uid"], uid);
+        assert_eq!(written_to(uid, &response)["uid"], uid);
     }
 }
 
@@ -104,22 +109,44 @@ fn audit_annotations_are_a_map() {
 }
 
 #[test]
-fn a_warning_is_one_line() {
-    let response = Response::deny(denial()).warnings(["a\nb\tc\r\nd\u{7f}".to_owned(), "whole".to_owned()]);
-    assert_eq!(written(&response)["warnings"], json!(["a b c  d ", "whole"]));
+fn a_refusal_of_what_cannot_be_read_or_judged_says_so() {
+    assert_eq!(
+        written(&Response::unreadable("no operation")),
+        json!({
+            "uid": "u",
+            "allowed": false,
+            "status": { "code": 400, "reason": "BadRequest", "message": "no operation" },
+        })
+    );
+    assert_eq!(
+        written(&Response::busy("too many reads; try again", 1)),
+        json!({
+            "uid": "u",
+            "allowed": false,
+            "status": {
+                "code": 429,
+                "reason": "TooManyRequests",
+                "message": "too many reads; try again",
+                "details": { "retryAfterSeconds": 1 },
+            },
+        })
+    );
 }
 
 #[test]
-fn warnings_stay_within_the_budget_and_tell_what_they_lack() {
-    let response = written(&Response::allow().warnings(vec!["ü".repeat(3000); 9]));
-    let warnings: Vec<&str> = response["warnings"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .map(|text| text.as_str().expect("text"))
-        .collect();
-    let (last, shown) = warnings.split_last().expect("warnings");
-    assert!(!shown.is_empty() && shown.iter().all(|warning| warning.ends_with('…')), "{warnings:?}");
-    assert_eq!(*last, format!("{} further warnings were left out", 9 - shown.len()));
-    assert!(warnings.iter().map(|warning| warning.len()).sum::<usize>() <= 4096);
+fn a_refusal_with_countless_findings_is_cut_and_says_so() {
+    let causes = vec![Cause::new("spec.a", "x".repeat(1000)); 100_000];
+    let response = written(&Response::deny(Denial { message: "ü".repeat(100_000), causes, ..denial() }));
+    let causes = response["status"]["details"]["causes"].as_array().expect("a list");
+    assert_eq!(causes.len(), 101);
+    assert_eq!(
+        causes[100],
+        json!({ "reason": "FieldValueInvalid", "field": "…", "message": "and 99900 further findings; mend these first" })
+    );
+    let message = response["status"]["message"].as_str().expect("text");
+    assert!(message.ends_with("ü…") && (32_000..=32 << 10).contains(&message.len()), "{}", message.len());
+    // None is left out where there is room for all.
+    let causes = vec![Cause::new("spec.a", "is 0"); 100];
+    let response = written(&Response::deny(Denial { causes, ..denial() }));
+    assert_eq!(response["status"]["details"]["causes"].as_array().map(Vec::len), Some(100));
 }

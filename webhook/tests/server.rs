@@ -1,15 +1,17 @@
 //! The server over real TLS on loopback: what it answers, whom it cuts off and whom not, and how it ends.
 
+#[expect(dead_code, reason = "the other binaries use the rest")]
 mod support;
 
 use std::sync::Arc;
 
+use axum::Router;
+use axum::routing::get;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
-use support::{SHORT, Server, post, review_of, self_signed, unreached, within};
-use tokio::net::TcpStream;
-use webhook::handler::BODY_LIMIT;
-use webhook::server::Limits;
+use support::{Peer, SHORT, Server, post, review_of, self_signed, unreached, within};
+use tokio::net::{TcpListener, TcpStream};
+use webhook::server::{Limits, Stop, Transport, serve};
 
 #[tokio::test]
 async fn serves_one_review_after_another_on_one_connection() {
@@ -56,82 +58,6 @@ async fn asks_for_a_client_certificate_where_told_to() {
     // In TLS 1.3 the client is done before the server refuses it.
     assert_eq!(server.connect_as(self_signed()).await.closed().await, "");
     assert_eq!(server.connect().await.closed().await, "");
-}
-
-#[tokio::test]
-async fn says_what_is_wrong_with_a_request_and_keeps_the_connection() {
-    let server = Server::start(unreached()).await;
-    let mut peer = server.connect().await;
-    let review = review_of("a");
-    let as_yaml =
-        String::from_utf8(post(&review)).expect("text").replace("application/json", "application/yaml");
-    for (request, status, sentence) in [
-        (as_yaml.into_bytes(), 415, "application/json"),
-        (
-            b"POST /review HTTP/1.1\r\nHost: webhook\r\nContent-Length: 2\r\n\r\n{}".to_vec(),
-            415,
-            "application/json",
-        ),
-        (post(&review[..review.len() / 2]), 400, "AdmissionReview"),
-        (post(""), 400, "AdmissionReview"),
-        (post("{}"), 400, "AdmissionReview"),
-        (b"GET /review HTTP/1.1\r\nHost: webhook\r\n\r\n".to_vec(), 405, ""),
-        (b"POST /other HTTP/1.1\r\nHost: webhook\r\nContent-Length: 0\r\n\r\n".to_vec(), 404, ""),
-    ] {
-        peer.send(&request).await;
-        let answer = peer.answer().await;
-        assert_eq!(answer.status, status, "{answer:?}");
-        assert!(answer.body.contains(sentence), "{answer:?}");
-    }
-    assert_eq!(peer.review("b").await.status, 200);
-}
-
-#[tokio::test]
-async fn takes_a_charset_with_the_content_type() {
-    let server = Server::start(unreached()).await;
-    let mut peer = server.connect().await;
-    let request = String::from_utf8(post(&review_of("a"))).expect("text");
-    peer.send(request.replace("application/json", "Application/JSON; charset=utf-8").as_bytes()).await;
-    assert_eq!(peer.answer().await.status, 200);
-}
-
-#[tokio::test]
-async fn takes_two_objects_of_three_mebibytes() {
-    let server = Server::start(unreached()).await;
-    let object = format!("{{\"data\":\"{}\"}}", "x".repeat(3 << 20));
-    let review = review_of("a").replace(r#"{"data":{}}"#, &format!(r#"{object},"oldObject":{object}"#));
-    assert!(review.len() > 6 << 20);
-    let mut peer = server.connect().await;
-    peer.send(&post(&review)).await;
-    assert_eq!(peer.answer().await.status, 200);
-}
-
-#[tokio::test]
-async fn refuses_a_body_beyond_the_limit() {
-    let server = Server::start(unreached()).await;
-    let head = "POST /review HTTP/1.1\r\nHost: webhook\r\nContent-Type: application/json\r\n";
-    // Nothing of the body is sent: the length alone is told.
-    let mut announced = server.connect().await;
-    announced.send(format!("{head}Content-Length: {}\r\n\r\n", BODY_LIMIT + 1).as_bytes()).await;
-    assert_eq!(announced.answer().await.status, 413);
-
-    let mut chunked = server.connect().await;
-    chunked
-        .send(format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", BODY_LIMIT + 1).as_bytes())
-        .await;
-    chunked.send(&vec![b' '; BODY_LIMIT + 1]).await;
-    assert_eq!(chunked.answer().await.status, 413);
-}
-
-#[tokio::test]
-async fn goes_on_after_a_panic() {
-    let server = Server::start(unreached()).await;
-    let mut peer = server.connect().await;
-    let answer = peer.review("panic").await;
-    assert_eq!(answer.status, 500);
-    assert!(!answer.body.contains("as the test wants it"), "{answer:?}");
-    assert_eq!(peer.review("a").await.status, 200);
-    assert_eq!(server.connect().await.review("b").await.status, 200);
 }
 
 #[tokio::test]
@@ -231,14 +157,13 @@ async fn at_the_cap_those_go_first_that_never_sent_a_request() {
     let server = Server::start(Limits { connections: 3, ..unreached() }).await;
     let mut speaking = server.connect_and_speak().await;
     let mut silent = server.connect().await;
+    silent.send(b"POST /review HTTP/1.1\r\n").await;
     let mut without_handshake = server.connect_tcp().await;
 
     let mut fourth = server.connect_and_speak().await;
     silent.closed().await;
     let mut fifth = server.connect_and_speak().await;
     without_handshake.closed().await;
-    // All have sent requests: the newcomer goes.
-    server.connect_tcp().await.closed().await;
     for peer in [&mut speaking, &mut fourth, &mut fifth] {
         assert_eq!(peer.review("again").await.status, 200);
     }
@@ -246,6 +171,45 @@ async fn at_the_cap_those_go_first_that_never_sent_a_request() {
     drop(fifth);
     let room = async { while server.connect_offering(&["http/1.1"]).await.is_err() {} };
     within("room for one more", room).await;
+    assert_eq!(speaking.review("again").await.status, 200);
+}
+
+#[tokio::test]
+async fn at_the_cap_the_longest_idle_goes_next_and_never_one_that_is_asking() {
+    let server = Server::start(Limits { connections: 3, ..unreached() }).await;
+    let mut asking = server.connect_and_speak().await;
+    asking.send(&post(&review_of("wait"))).await;
+    within("the decision", server.decider.waiting.acquire()).await.expect("open").forget();
+    let mut sooner = server.connect_and_speak().await;
+    let mut later = server.connect_and_speak().await;
+    // It was the last to connect, and has now been idle for longer.
+    assert_eq!(sooner.review("again").await.status, 200);
+    let mut fourth = server.connect_and_speak().await;
+    assert_eq!(later.closed().await, "");
+    for peer in [&mut sooner, &mut fourth] {
+        assert_eq!(peer.review("again").await.status, 200);
+    }
+    // One that has begun a request is asking, though it was idle for longest. The other's answer tells that the
+    // server has read its beginning.
+    let request = post(&review_of("half"));
+    sooner.send(&request[..20]).await;
+    assert_eq!(fourth.review("again").await.status, 200);
+    let mut fifth = server.connect_and_speak().await;
+    assert_eq!(fourth.closed().await, "");
+    sooner.send(&request[20..]).await;
+    let answer = sooner.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (200, None));
+
+    // Only the newcomer is left to go.
+    for peer in [&mut sooner, &mut fifth] {
+        peer.send(&post(&review_of("wait"))).await;
+        within("the decision", server.decider.waiting.acquire()).await.expect("open").forget();
+    }
+    server.connect_tcp().await.closed().await;
+    server.decider.released.add_permits(3);
+    for peer in [&mut asking, &mut sooner, &mut fifth] {
+        assert_eq!(peer.answer().await.status, 200);
+    }
 }
 
 #[tokio::test]
@@ -280,6 +244,41 @@ async fn a_drain_finishes_what_is_in_flight() {
     let answer = waiting.answer().await;
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     within("the server's end", server.ended).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_plain_port_has_the_same_limits() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+    let address = listener.local_addr().expect("an address");
+    let router = Router::new().route("/healthz", get(|| async { "ok\n" }));
+    let limits = Limits { header: SHORT, connections: 3, ..unreached() };
+    let stop = Stop::default();
+    let ended = tokio::spawn(serve(listener, Transport::Plain, router, limits, stop.clone()));
+    let connect = async || Peer::over(TcpStream::connect(address).await.expect("a connection"));
+    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    let mut half_sent = connect().await;
+    half_sent.send(b"GET /healthz HTTP/1.1\r\n").await;
+    assert_eq!(half_sent.closed().await, "");
+
+    let mut crowd = Vec::new();
+    for _ in 0..30 {
+        let mut peer = connect().await;
+        peer.try_send(b"GET /healthz HTTP/1.1\r\nX: ").await;
+        crowd.push(peer);
+    }
+    let mut probe = connect().await;
+    for _ in 0..2 {
+        probe.send(request).await;
+        let answer = probe.unverified_answer().await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "ok\n"));
+    }
+    for peer in &mut crowd {
+        peer.closed().await;
+    }
+    stop.stop.cancel();
+    assert_eq!(probe.closed().await, "");
+    within("the server's end", ended).await.expect("no panic");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A server on loopback and a peer that speaks raw HTTP to it, so that tests see each byte and each close.
 //!
 //! Architecture invariant: every wait ends by what is waited for, or panics at [`DEADLINE`] with what was seen.
+//! No answer to a review gets past the API server's own checks: [`Peer::answer`] makes them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,8 +20,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use webhook::handler::{Admit, reviews};
-use webhook::review::{Request, Response};
-use webhook::server::{Limits, Stop, serve, tls_config};
+use webhook::response::Response;
+use webhook::review::Request;
+use webhook::server::{Limits, Stop, Transport, serve, tls_config};
+use webhook::verify::{Call, verify_http};
 
 /// Far longer than anything here takes: reaching it is a failure.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -40,12 +43,29 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     done
 }
 
-/// Decides by the name of the object: `panic`, `wait` until released, or else allow.
+/// Decides by the name of the object: `panic`, `wait` until released, `warn` of what no header holds, or else
+/// allow.
 pub struct ByName {
     /// Gets a permit for each decision that waits.
     pub waiting: Semaphore,
     /// A permit lets one of them go on.
     pub released: Semaphore,
+    /// Gets a permit for each of them that ends, be it before it is released.
+    pub over: Semaphore,
+}
+
+impl ByName {
+    fn new() -> Self {
+        Self { waiting: Semaphore::new(0), released: Semaphore::new(0), over: Semaphore::new(0) }
+    }
+}
+
+struct Over<'a>(&'a Semaphore);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
+    }
 }
 
 impl Admit for ByName {
@@ -53,8 +73,13 @@ impl Admit for ByName {
         match &*request.name {
             "panic" => panic!("as the test wants it"),
             "wait" => {
+                let _over = Over(&self.over);
                 self.waiting.add_permits(1);
                 self.released.acquire().await.expect("never closed").forget();
+            }
+            "warn" => {
+                let odd = ["a\r\nSet-Cookie: b", "", "\0", "a  Set-Cookie: b"].map(str::to_owned);
+                return Response::allow().warnings(odd.into_iter().chain(vec!["ü".repeat(3000); 2]));
             }
             _ => {}
         }
@@ -86,10 +111,10 @@ impl Server {
         let signer = rustls::crypto::ring::sign::any_ecdsa_type(&key.into()).expect("an ECDSA key");
         let resolver = rustls::sign::SingleCertAndKey::from(CertifiedKey::new(vec![certificate], signer));
         let tls = tls_config(Arc::new(resolver), b"http/1.1", clients);
-        let decider = Arc::new(ByName { waiting: Semaphore::new(0), released: Semaphore::new(0) });
+        let decider = Arc::new(ByName::new());
         let router = Router::new().route("/review", reviews(Arc::clone(&decider)));
         let stop = Stop::default();
-        let ended = tokio::spawn(serve(listener, tls, router, limits, stop.clone()));
+        let ended = tokio::spawn(serve(listener, Transport::Tls(tls), router, limits, stop.clone()));
         Self { address, stop, decider, ended, roots }
     }
 
@@ -122,7 +147,7 @@ impl Server {
         let name = ServerName::try_from("localhost").expect("a name");
         let stream = TcpStream::connect(self.address).await?;
         let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
-        Ok(Peer { stream: within("handshake", handshake).await?, seen: Vec::new() })
+        Ok(Peer::over(within("handshake", handshake).await?))
     }
 
     pub async fn connect(&self) -> Peer<TlsStream<TcpStream>> {
@@ -131,7 +156,7 @@ impl Server {
 
     /// A connection that has not begun its handshake.
     pub async fn connect_tcp(&self) -> Peer<TcpStream> {
-        Peer { stream: TcpStream::connect(self.address).await.expect("a connection"), seen: Vec::new() }
+        Peer::over(TcpStream::connect(self.address).await.expect("a connection"))
     }
 
     /// A connection on which a review has been answered already.
@@ -161,6 +186,7 @@ pub fn self_signed() -> Identity {
 /// The client's end of a connection.
 pub struct Peer<S> {
     pub stream: S,
+    sent: Vec<u8>,
     seen: Vec<u8>,
 }
 
@@ -182,7 +208,12 @@ impl Answer {
 }
 
 impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Peer<S> {
+    pub fn over(stream: S) -> Self {
+        Self { stream, sent: Vec::new(), seen: Vec::new() }
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) {
+        self.sent.extend_from_slice(bytes);
         within("send", async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
@@ -197,8 +228,26 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Peer<S> {
         self.answer().await
     }
 
-    /// The next answer.
+    /// The next answer. One to a review is verified as the API server does it.
     pub async fn answer(&mut self) -> Answer {
+        let answer = self.unverified_answer().await;
+        if answer.status == 200 {
+            let review: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+            let uid = review["response"]["uid"].as_str().expect("a uid");
+            let sent = format!("\"uid\":{}", serde_json::json!(uid));
+            assert!(contains(&self.sent, sent.as_bytes()), "an answer to nothing that was asked: {answer:?}");
+            let call = Call { uid, mutating: true, object: None };
+            if let Err(violation) =
+                verify_http(call, answer.status, answer.header("content-type"), answer.body.as_bytes())
+            {
+                panic!("{violation}: {answer:?}");
+            }
+        }
+        answer
+    }
+
+    /// The next answer, whatever it is to.
+    pub async fn unverified_answer(&mut self) -> Answer {
         let read = async {
             loop {
                 if let Some(answer) = take_answer(&mut self.seen) {
@@ -215,12 +264,35 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Peer<S> {
         })
     }
 
+    /// Sends whatever it is in which the server may lose its patience half-way.
+    pub async fn try_send(&mut self, bytes: &[u8]) {
+        self.sent.extend_from_slice(bytes);
+        let _ = within("send", self.stream.write_all(bytes)).await;
+        let _ = within("flush", self.stream.flush()).await;
+    }
+
+    /// Waits for an interim answer, such as 100, and takes it off.
+    pub async fn interim_answer(&mut self) -> String {
+        let end = loop {
+            if let Some(end) = self.seen.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            let read = within("an interim answer", self.stream.read_buf(&mut self.seen)).await;
+            assert!(read.is_ok_and(|read| read > 0), "closed: {:?}", String::from_utf8_lossy(&self.seen));
+        };
+        String::from_utf8_lossy(&self.seen.drain(..end).collect::<Vec<_>>()).into_owned()
+    }
+
     /// Waits until the server closes, and gives what it sent until then.
     pub async fn closed(&mut self) -> String {
         // A reset is a close too; so is an end without close_notify.
         while let Ok(1..) = within("the server's close", self.stream.read_buf(&mut self.seen)).await {}
         String::from_utf8_lossy(&self.seen).into_owned()
     }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// Takes a whole answer with `Content-Length` off the front.
