@@ -37,11 +37,12 @@ pub enum Part {
     KedaAdapter,
     KedaWebhooks,
     Prometheus,
+    Helm,
 }
 
 impl Part {
     /// All of them, in the order in which they are built.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Etcd,
         Self::Apiserver,
         Self::ControllerManager,
@@ -52,6 +53,7 @@ impl Part {
         Self::KedaAdapter,
         Self::KedaWebhooks,
         Self::Prometheus,
+        Self::Helm,
     ];
 
     /// Name of its file.
@@ -67,6 +69,7 @@ impl Part {
             Self::KedaAdapter => "keda-adapter",
             Self::KedaWebhooks => "keda-webhooks",
             Self::Prometheus => "prometheus",
+            Self::Helm => "helm",
         }
     }
 
@@ -83,6 +86,7 @@ impl Part {
             Self::KedaAdapter => "github.com/kedacore/keda/v2/cmd/adapter",
             Self::KedaWebhooks => "github.com/kedacore/keda/v2/cmd/webhooks",
             Self::Prometheus => "github.com/prometheus/prometheus/cmd/prometheus",
+            Self::Helm => "helm.sh/helm/v4/cmd/helm",
         }
     }
 
@@ -95,6 +99,7 @@ impl Part {
             Self::Coredns => Module::Coredns,
             Self::KedaOperator | Self::KedaAdapter | Self::KedaWebhooks => Module::Keda,
             Self::Prometheus => Module::Prometheus,
+            Self::Helm => Module::Helm,
         }
     }
 }
@@ -108,10 +113,11 @@ pub enum Module {
     Coredns,
     Keda,
     Prometheus,
+    Helm,
 }
 
 impl Module {
-    const ALL: [Self; 4] = [Self::Kubernetes, Self::Coredns, Self::Keda, Self::Prometheus];
+    const ALL: [Self; 5] = [Self::Kubernetes, Self::Coredns, Self::Keda, Self::Prometheus, Self::Helm];
 
     /// Name of its folder.
     pub const fn name(self) -> &'static str {
@@ -120,6 +126,7 @@ impl Module {
             Self::Coredns => "coredns",
             Self::Keda => "keda",
             Self::Prometheus => "prometheus",
+            Self::Helm => "helm",
         }
     }
 
@@ -138,6 +145,7 @@ impl Module {
             Self::Coredns => pins!("coredns"),
             Self::Keda => pins!("keda"),
             Self::Prometheus => pins!("prometheus"),
+            Self::Helm => pins!("helm"),
         }
     }
 
@@ -159,7 +167,7 @@ impl Module {
             }
             // The other service discoveries are most of the program, and Kubernetes is where it runs.
             Self::Prometheus => flags.push("-tags=remove_all_sd,enable_kubernetes_sd".to_owned()),
-            Self::Coredns | Self::Keda => {}
+            Self::Coredns | Self::Keda | Self::Helm => {}
         }
         flags.push(format!("-ldflags={link}"));
         flags
