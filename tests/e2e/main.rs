@@ -16,6 +16,7 @@ mod removal;
 mod scaled_objects;
 mod steady_state;
 mod suite;
+mod workflows;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -74,6 +75,8 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("closed_loop::load_scales_up_and_its_end_scales_down", |plane| {
             Box::pin(closed_loop::up_and_down(plane))
         }),
+        ("workflows::helm_server_side", |plane| Box::pin(workflows::helm::server_side(plane))),
+        ("workflows::helm_client_side", |plane| Box::pin(workflows::helm::client_side(plane))),
         ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
         ("certificates::a_lost_authority_is_made_anew", |plane| {
             Box::pin(certificates::lost_authority(plane))

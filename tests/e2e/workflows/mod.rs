@@ -1,0 +1,53 @@
+//! What teams do all day, with the tools that they do it with: nothing stuck, nothing lost, and no refusal that a
+//! sensible person would call wrong.
+//!
+//! One file a workflow. The triggers' query is a constant, so that the autoscaler wants one count and keeps to it.
+//!
+//! **Architecture invariant**: what refuses on purpose stands in `admission` and `scaled_objects`; a workflow ends with
+//! [`nobody_was_refused`].
+
+pub mod helm;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use testbed::plane::Plane;
+
+/// Admission and the schema refuse with 422, and a webhook that could not answer with 500; 404 and 409 are how
+/// controllers learn.
+const REFUSALS: [u64; 3] = [400, 422, 500];
+
+/// No controller's write in the namespace was refused: not the HPA controller's, not KEDA's, not the garbage
+/// collector's. People's refusals show in what their tools print.
+pub async fn nobody_was_refused(plane: &Plane, namespace: &str) -> anyhow::Result<()> {
+    let path = plane.audit_log();
+    let text =
+        tokio::fs::read_to_string(&path).await.with_context(|| format!("reading {}", path.display()))?;
+    // A last line without its end is still being written.
+    let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+    let mut refused = Vec::new();
+    let mut seen = 0_usize;
+    for line in complete.lines().filter(|line| line.contains(namespace)) {
+        let line: Value = serde_json::from_str(line).with_context(|| format!("audit line {line}"))?;
+        let text = |pointer: &str| line.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let user = text("/user/username");
+        if text("/objectRef/namespace") != namespace || !user.starts_with("system:") {
+            continue;
+        }
+        seen += 1;
+        if line
+            .pointer("/responseStatus/code")
+            .and_then(Value::as_u64)
+            .is_some_and(|code| REFUSALS.contains(&code))
+        {
+            refused.push(format!(
+                "{user}: {} {}: {}",
+                text("/verb"),
+                text("/requestURI"),
+                line["responseStatus"]
+            ));
+        }
+    }
+    ensure!(seen > 0, "the audit log has nothing of {namespace}");
+    ensure!(refused.is_empty(), "refused in {namespace}:\n{}", refused.join("\n"));
+    Ok(())
+}
