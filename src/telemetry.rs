@@ -33,8 +33,19 @@ pub struct Metrics {
     pub hpa: Answers,
     /// Counts of autoscalers that were moved to a bound.
     pub clamped: Counter,
-    /// Objects read live because what was known was not of the review's resourceVersion.
-    pub live_reads: Counter,
+    /// Objects read live because what was known may have been old.
+    pub live_reads: LiveReads,
+}
+
+/// The counters of live reads.
+#[derive(Clone, Debug, Default)]
+pub struct LiveReads {
+    /// Sent to the API server.
+    pub sent: Counter,
+    /// Not sent, since another review waited for the same read.
+    pub shared: Counter,
+    /// Not sent, since there were too many.
+    pub limited: Counter,
 }
 
 /// The counters of one kind of write.
@@ -61,11 +72,18 @@ impl Default for Metrics {
         let (scaled_object, hpa) = (of("scaledobject"), of("horizontalpodautoscaler"));
         let clamped = Counter::default();
         registry.register("scale_clamped", "Counts of autoscalers moved to a bound", clamped.clone());
-        let live_reads = Counter::default();
+        let live_reads = LiveReads::default();
+        let LiveReads { sent, shared, limited } = live_reads.clone();
+        registry.register("admission_live_reads", "Objects read live for an admission answer", sent);
         registry.register(
-            "admission_live_reads",
-            "Objects read live for an admission answer",
-            live_reads.clone(),
+            "admission_live_reads_shared",
+            "Live reads that were not sent, since another review waited for the same one",
+            shared,
+        );
+        registry.register(
+            "admission_live_reads_limited",
+            "Live reads that were not sent, since there were too many; their reviews were refused with 429",
+            limited,
         );
         Self { registry, scale, cluster, scaled_object, hpa, clamped, live_reads }
     }

@@ -36,7 +36,6 @@ impl Admission {
             return Ok(outcome);
         }
         // A refusal rests on other objects, which may have changed since they were last seen.
-        self.metrics.live_reads.inc();
         let (cluster, scalers) =
             tokio::try_join!(self.live.cluster(namespace, &new.cluster), self.live.scalers_of(namespace))?;
         let scalers: Vec<_> =

@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 use tracing::info;
 use webhook::handler::Admit;
 use webhook::response::{Cause, Denial, Response};
-use webhook::review::Request;
+use webhook::review::{Operation, Request};
 
 use crate::api::names::{GROUP, KEDA_GROUP, KIND, PLURAL};
 use crate::policy::{Mode, Outcome, Scaler};
@@ -66,6 +66,9 @@ impl Admit for Endpoint {
     }
 }
 
+/// How long a client waits that is refused because too much is read: the rate allows a good deal more by then.
+const RETRY_AFTER_SECONDS: u16 = 1;
+
 /// A review that no rule can judge.
 #[derive(Debug, thiserror::Error)]
 enum Unjudged {
@@ -84,7 +87,14 @@ impl Admission {
     pub async fn review(&self, phase: Phase, request: &Request<'_>) -> Response {
         let resource = &request.resource;
         let (answers, judged) = match (&*resource.group, &*resource.resource, &*request.sub_resource) {
-            (GROUP, PLURAL, "scale") => (&self.metrics.scale, self.scale(phase, request).await),
+            (GROUP, PLURAL, "scale") => {
+                let judged = match request.operation {
+                    Operation::Create | Operation::Update => self.scale(phase, request).await,
+                    // Neither states a count.
+                    Operation::Delete | Operation::Connect => Ok(Outcome::default()),
+                };
+                (&self.metrics.scale, judged)
+            }
             (GROUP, PLURAL, "") => (&self.metrics.cluster, self.cluster(phase, request).await),
             (KEDA_GROUP, "scaledobjects", "") => {
                 (&self.metrics.scaled_object, self.scaled_object(phase, request).await)
@@ -113,7 +123,6 @@ impl Admission {
     ) -> Result<Outcome, LiveError> {
         let outcome = ask(known);
         let Some(scaler) = known.filter(|_| outcome.rests_on_scaler()) else { return Ok(outcome) };
-        self.metrics.live_reads.inc();
         let fresh = self.live.scaler(namespace, &scaler.name).await?;
         let fresh = fresh.and_then(|fresh| fresh.driver_of(cluster));
         Ok(if fresh.as_ref() == Some(scaler) { outcome } else { ask(fresh.as_ref()) })
@@ -131,7 +140,12 @@ fn respond(
         Ok(outcome) => outcome,
         Err(error) => {
             answers.failed.inc();
-            return Response::error(error.to_string());
+            return match error {
+                Unjudged::Live(LiveError::Rate(_)) => Response::busy(error.to_string(), RETRY_AFTER_SECONDS),
+                Unjudged::Live(_) | Unjudged::Resource(_) | Unjudged::Object(_) => {
+                    Response::error(error.to_string())
+                }
+            };
         }
     };
     if mode == Mode::Warn {

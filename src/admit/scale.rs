@@ -77,7 +77,6 @@ impl Admission {
         {
             return Ok(Some(cluster.clone()));
         }
-        self.metrics.live_reads.inc();
         Ok(self.live.cluster(namespace, name).await?)
     }
 }

@@ -58,7 +58,6 @@ impl Admission {
         let mut target = self.world.target(namespace, cluster);
         if target.cluster.is_none() {
             // Applied together, the cluster may be younger than what the watch has told.
-            self.metrics.live_reads.inc();
             target.cluster = self.live.cluster(namespace, cluster).await?;
         }
         let ask = |surroundings: &Surroundings| {
@@ -82,7 +81,6 @@ impl Admission {
         cluster: &str,
         own_name: &str,
     ) -> Result<Surroundings, LiveError> {
-        self.metrics.live_reads.inc();
         let (found, scalers, hpas, defaults) = tokio::try_join!(
             self.live.cluster(namespace, cluster),
             self.live.scalers_of(namespace),

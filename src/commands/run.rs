@@ -77,7 +77,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let admission = Arc::new(Admission {
         world: Arc::clone(&world),
-        live: Live::new(client_without_retry),
+        live: Live::counting(client_without_retry, metrics.live_reads.clone()),
         autoscalers: args.autoscalers.iter().cloned().collect(),
         mode: args.admission_mode,
         metrics,
