@@ -82,6 +82,9 @@ async fn a_list_that_never_comes_ends_in_time() {
     assert_eq!(error.to_string(), "reading HorizontalPodAutoscalers of n took longer than 900 ms");
 }
 
+/// Longer than any read may take: reaching it is a failure.
+const DEADLINE: Duration = Duration::from_secs(10);
+
 /// An API server that holds back each answer until it is released. A cluster's resourceVersion is the number of
 /// the call as it came in.
 struct Held {
@@ -153,7 +156,9 @@ impl Held {
     }
 
     async fn called(&self) {
-        self.called.acquire().await.unwrap().forget();
+        let call = timeout(DEADLINE, self.called.acquire()).await;
+        let Ok(call) = call else { panic!("no further call within {DEADLINE:?}; so far: {:?}", self.counts()) };
+        call.unwrap().forget();
     }
 
     fn counts(&self) -> (u64, u64, u64) {
