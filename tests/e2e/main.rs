@@ -26,7 +26,8 @@ use libtest_mimic::{Arguments, Trial};
 use suite::{Scenario, Suite};
 
 fn main() -> ExitCode {
-    if let Some(code) = manifests::edit_as_kubectls_editor() {
+    let editor = manifests::edit_as_kubectls_editor().or_else(workflows::edit::edit_as_kubectls_editor);
+    if let Some(code) = editor {
         return code;
     }
     let mut arguments = Arguments::from_args();
@@ -77,6 +78,19 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         }),
         ("workflows::helm_server_side", |plane| Box::pin(workflows::helm::server_side(plane))),
         ("workflows::helm_client_side", |plane| Box::pin(workflows::helm::client_side(plane))),
+        ("workflows::git_states_replicas", |plane| Box::pin(workflows::git::replicas_in_the_manifest(plane))),
+        ("workflows::an_edit_of_an_older_violation", |plane| {
+            Box::pin(workflows::edit::image_on_an_older_violation(plane))
+        }),
+        ("workflows::from_an_hpa_to_keda", |plane| Box::pin(workflows::handover::from_hpa_to_keda(plane))),
+        ("workflows::keda_writes_all_hpas_anew", |plane| {
+            Box::pin(workflows::handover::all_written_anew(plane))
+        }),
+        ("workflows::the_original_count_comes_back", |plane| {
+            Box::pin(workflows::original_count::comes_back(plane))
+        }),
+        ("workflows::deletion_in_every_order", |plane| Box::pin(workflows::deletion::every_order(plane))),
+        ("workflows::two_scaled_objects_at_once", |plane| Box::pin(workflows::race::two_at_once(plane))),
         ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
         ("certificates::a_lost_authority_is_made_anew", |plane| {
             Box::pin(certificates::lost_authority(plane))

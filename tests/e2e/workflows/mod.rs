@@ -6,15 +6,49 @@
 //! **Architecture invariant**: what refuses on purpose stands in `admission` and `scaled_objects`; a workflow ends with
 //! [`nobody_was_refused`].
 
+pub mod deletion;
+pub mod edit;
+pub mod git;
+pub mod handover;
 pub mod helm;
+pub mod original_count;
+pub mod race;
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use testbed::plane::Plane;
+
+use crate::suite::until;
 
 /// Admission and the schema refuse with 422, and a webhook that could not answer with 500; 404 and 409 are how
 /// controllers learn.
 const REFUSALS: [u64; 3] = [400, 422, 500];
+
+/// A ScaledObject's manifest whose autoscaler wants `count` replicas, whatever the servers do, with further lines of its
+/// spec.
+fn wanting(name: &str, (min, max): (u32, u32), count: u32, spec: &str) -> String {
+    format!(
+        r#"
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata: {{name: {name}}}
+spec:
+  scaleTargetRef: {{apiVersion: training.distributed-inference.io/v1alpha1, kind: VLLMCluster, name: a}}
+  minReplicaCount: {min}
+  maxReplicaCount: {max}
+  triggers: [{{type: prometheus, metadata: {{serverAddress: "http://prometheus:9090", query: vector({count}), threshold: "1"}}}}]
+  {spec}
+"#
+    )
+}
+
+/// The autoscaler has its wish, and the pods serve.
+async fn settled(plane: &Plane, ns: &str, hpa: &str, count: u32) -> anyhow::Result<()> {
+    let wanted = [("/spec/replicas", json!(count)), ("/status/readyReplicas", json!(count))];
+    until(plane, ns, "vllmcluster/a", &wanted).await?;
+    let wanted = [("/status/desiredReplicas", json!(count)), ("/status/currentReplicas", json!(count))];
+    until(plane, ns, &format!("hpa/{hpa}"), &wanted).await.map(drop)
+}
 
 /// No controller's write in the namespace was refused: not the HPA controller's, not KEDA's, not the garbage
 /// collector's. People's refusals show in what their tools print.
