@@ -10,6 +10,7 @@ mod closed_loop;
 mod daily_use;
 mod keda_optional;
 mod manifests;
+mod matrix;
 mod operator_down;
 mod plane_itself;
 mod removal;
@@ -72,6 +73,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("scaled_objects::a_partial_overlap_shows_on_the_cluster", |plane| {
             Box::pin(scaled_objects::conflict_is_shown(plane))
         }),
+        ("matrix::every_write_is_decided_by_who_must", |plane| Box::pin(matrix::whole(plane))),
         ("scaled_objects::with_the_operator_down", |plane| Box::pin(scaled_objects::operator_down(plane))),
         ("closed_loop::load_scales_up_and_its_end_scales_down", |plane| {
             Box::pin(closed_loop::up_and_down(plane))
