@@ -1,8 +1,8 @@
 //! Single live reads, for when what the watches told may be old.
 //!
 //! Whoever may write may make admission read, as often as they like. So identical reads are shared ([`flights`]),
-//! and all together have a rate; beyond it a review is refused with "try again" rather than passed on to the API
-//! server as one more request.
+//! and all together have a rate; beyond it a read waits for its turn, and where that is too far off, the review is
+//! refused with "try again" rather than passed on to the API server as one more request.
 //!
 //! What was read is not kept, not even for a moment. A review must be answered by what was stored when it came, or
 //! whoever widens a bound and then scales is refused by the bound that they have just changed. The API server
@@ -17,15 +17,15 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use governor::clock::Clock as _;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::LimitRange;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::policy::Scaler;
 use crate::telemetry::LiveReads;
@@ -38,10 +38,12 @@ use flights::Flights;
 const TIMEOUT: Duration = Duration::from_millis(900);
 
 /// Reads a second for the whole process. A controller is allowed 20 by default; a cluster's autoscaling needs one
-/// each 15 s for each cluster whose watch lags behind.
-const RATE: NonZeroU32 = NonZeroU32::new(50).unwrap();
-/// Reads at once. The judgement of a ScaledObject takes up to five, so that a directory with twenty new ones passes.
-const BURST: NonZeroU32 = NonZeroU32::new(100).unwrap();
+/// each 15 s for each cluster whose watch lags behind, and a release of many clusters several for each.
+const RATE: NonZeroU32 = NonZeroU32::new(100).unwrap();
+/// Reads at once. The judgement of a ScaledObject takes up to five, so that a directory with forty new ones passes.
+const BURST: NonZeroU32 = NonZeroU32::new(200).unwrap();
+/// How long a read may wait for its turn. What is left of [`TIMEOUT`] is for the read itself.
+const QUEUE: Duration = Duration::from_millis(500);
 
 /// Why a live read gave nothing.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -209,9 +211,14 @@ impl Reader {
         what: String,
         read: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, LiveError> {
-        if self.rate.check().is_err() {
-            self.reads.limited.inc();
-            return Err(LiveError::Rate(what));
+        let latest = Instant::now() + QUEUE;
+        while let Err(later) = self.rate.check() {
+            let turn = Instant::now() + later.wait_time_from(self.rate.clock().now());
+            if turn > latest {
+                self.reads.limited.inc();
+                return Err(LiveError::Rate(what));
+            }
+            sleep_until(turn).await;
         }
         self.reads.sent.inc();
         read.await.map_err(|error| LiveError::Api(what, Arc::new(error)))

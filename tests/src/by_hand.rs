@@ -133,7 +133,11 @@ async fn until_interrupted_or_failed(plane: &Plane) -> anyhow::Result<()> {
 
 /// Stops it.
 pub fn down(name: &Name) -> anyhow::Result<()> {
-    anyhow::ensure!(name.state().spec().exists(), "no plane {:?} was started; there is nothing to end", name.name);
+    anyhow::ensure!(
+        name.state().spec().exists(),
+        "no plane {:?} was started; there is nothing to end",
+        name.name
+    );
     stop_detached(&name.state())
 }
 

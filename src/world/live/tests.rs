@@ -157,7 +157,9 @@ impl Held {
 
     async fn called(&self) {
         let call = timeout(DEADLINE, self.called.acquire()).await;
-        let Ok(call) = call else { panic!("no further call within {DEADLINE:?}; so far: {:?}", self.counts()) };
+        let Ok(call) = call else {
+            panic!("no further call within {DEADLINE:?}; so far: {:?}", self.counts())
+        };
         call.unwrap().forget();
     }
 
@@ -268,30 +270,28 @@ async fn all_reads_together_have_a_rate() {
     let held = Held::new();
     held.released.add_permits(10_000);
     let begun = Instant::now();
-    let mut limited = 0;
-    for number in 0..300 {
-        let name = format!("c{number}");
-        match held.live.cluster("n", &name).await {
-            Ok(_) => {}
-            Err(error @ LiveError::Rate(_)) => {
-                limited += 1;
-                assert_eq!(
-                    error.to_string(),
-                    format!(
-                        "VLLMCluster n/{name} was not read, since more than 50 objects a second would be"
-                    )
-                );
+    let read = |number| {
+        let live = held.live.clone();
+        async move {
+            // Of whatever kind, it is the same rate.
+            match number % 3 {
+                0 => live.scalers_of(&format!("n{number}")).await.map(drop),
+                1 => live.hpas_of(&format!("n{number}")).await.map(drop),
+                _ => live.cluster("n", &format!("c{number}")).await.map(drop),
             }
-            Err(error) => panic!("{error}"),
         }
-    }
-    // Of another kind, and for lists, it is the same rate.
-    let lists = [held.live.scalers_of("n").await.is_err(), held.live.hpas_of("n").await.is_err()];
-    let allowed = 100 + 50 * (begun.elapsed().as_secs() + 1);
+    };
+    let answers = futures::future::join_all((0..600).map(read)).await;
+    // On a busy machine some of so many reads may take too long; they were sent all the same.
+    let limited =
+        answers.into_iter().filter_map(Result::err).filter(|error| matches!(error, LiveError::Rate(_)));
+    let limited: Vec<_> = limited.map(|error| error.to_string()).collect();
+    let allowed = u64::from(BURST.get()) + u64::from(RATE.get()) * (begun.elapsed().as_secs() + 1);
     let (sent, shared, counted) = held.counts();
-    assert!((100..=allowed).contains(&sent), "{sent} of at most {allowed} reads sent");
+    // Those beyond the burst wait for their turn, and those whose turn is too far off do not.
+    assert!((u64::from(BURST.get()) + 1..=allowed).contains(&sent), "{sent} of at most {allowed} reads sent");
     assert_eq!(sent, held.calls.load(Ordering::Relaxed) as u64);
-    let lists = lists.into_iter().filter(|limited| *limited).count() as u64;
-    assert_eq!((shared, counted, sent + counted), (0, limited + lists, 302));
-    assert!(limited > 0, "none limited within {:?}", begun.elapsed());
+    assert_eq!((shared, counted, sent + counted), (0, limited.len() as u64, 600));
+    let says = " was not read, since more than 100 objects a second would be";
+    assert!(!limited.is_empty() && limited.iter().all(|error| error.ends_with(says)), "{limited:?}");
 }
