@@ -2,6 +2,8 @@
 //!
 //! **Architecture invariant**: judges nothing; a refusal is an answer like any other.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use axum::http::{Method, Request, header};
 use http_body_util::BodyExt as _;
@@ -10,6 +12,9 @@ use kube::client::Body;
 use serde_json::Value;
 
 use super::axes::{GROUP, Kind, Writer};
+
+/// How often a request is made that is told to try again: what client-go does.
+const TRIES: usize = 10;
 
 /// A request to be made.
 #[derive(Clone, Debug)]
@@ -72,8 +77,19 @@ impl Call {
         self
     }
 
-    /// Makes it.
+    /// Makes it; and again, as client-go does, where the answer is to try again after so many seconds.
     pub async fn send(&self, client: &Client) -> anyhow::Result<Answer> {
+        for _ in 0..TRIES {
+            match self.once(client).await? {
+                (_, Some(wait)) => tokio::time::sleep(wait).await,
+                (answer, None) => return Ok(answer),
+            }
+        }
+        anyhow::bail!("{} {}: told {TRIES} times to try again", self.method, self.path)
+    }
+
+    /// The answer, and after how long to try again if it is none.
+    async fn once(&self, client: &Client) -> anyhow::Result<(Answer, Option<Duration>)> {
         let mut request = Request::builder()
             .method(self.method.clone())
             .uri(&self.path)
@@ -90,12 +106,14 @@ impl Call {
         let body = self.body.as_ref().map(|body| body.to_string().into_bytes()).unwrap_or_default();
         let response = client.send(request.body(Body::from(body))?).await?;
         let (head, body) = response.into_parts();
+        let wait = head.headers.get(header::RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
         let warnings = head.headers.get_all(header::WARNING).iter();
         let warnings = warnings.map(|value| warning(&String::from_utf8_lossy(value.as_bytes()))).collect();
         let bytes = body.collect().await.context("the body of an answer")?.to_bytes();
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Ok(Answer { code: head.status.as_u16(), body, warnings })
+        let answer = Answer { code: head.status.as_u16(), body, warnings };
+        Ok((answer, wait.map(Duration::from_secs)))
     }
 }
 
