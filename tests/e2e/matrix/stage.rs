@@ -149,7 +149,7 @@ impl Stage<'_> {
             // Of an object that was there, a write may have changed an owner and nothing else.
             let written = found.answer.ok() && !cell.dry;
             let changed = found.before != found.after || (written && self.mode == Mode::Existing);
-            if changed && let Err(error) = self.restore(client, cell, found.before.as_ref()).await {
+            if changed && let Err(error) = self.restore(client, cell, &found).await {
                 self.broken = Some(format!("{} could not be undone: {error:#}", cell.id()));
             }
             seen.push((index, Ok(found)));
@@ -230,7 +230,9 @@ impl Stage<'_> {
     }
 
     /// Puts back what a cell has changed.
-    async fn restore(&self, client: &Client, cell: &Cell<'_>, before: Option<&Value>) -> anyhow::Result<()> {
+    async fn restore(&self, client: &Client, cell: &Cell<'_>, seen: &Seen) -> anyhow::Result<()> {
+        let Seen { before, after: now, answer: _, counted: _ } = seen;
+        let (before, now) = (before.as_ref(), now.as_ref());
         let wanted = self.wanted(cell);
         let address = self.address(&wanted);
         let Some(before) = before else {
@@ -241,23 +243,28 @@ impl Stage<'_> {
         // Writes of ScaledObjects by KEDA and of scales by an autoscaler are let through, whatever they undo.
         let writer = if self.kind == Kind::ScaledObject { Writer::Keda } else { Writer::Admin };
         let base = self.fill(self.before.context("nothing was there before")?);
-        if self.kind == Kind::Scale {
+        let now = if self.kind == Kind::Scale {
             self.scale_back(client, &address, &base).await?;
+            get(client, &address).await?.context("it is gone")?
         } else {
-            let now = self.state(client, &wanted).await?.context("it is gone")?;
-            let patch = difference(&now, before);
-            let answer = self.patch(client, &address, patch.clone(), writer).await?;
+            let patch = difference(now.context("it is gone")?, before);
+            let mut answer = self.patch(client, &address, &patch, writer).await?;
             if !answer.ok() && self.kind == Kind::Cluster {
                 self.scale_back(client, &address, &base).await?;
-                let answer = self.patch(client, &address, patch, writer).await?;
-                ensure!(answer.ok(), "{}", answer.message());
-            } else {
-                ensure!(answer.ok(), "{}", answer.message());
+                answer = self.patch(client, &address, &patch, writer).await?;
             }
-        }
-        self.give_back(client, &address, writer).await?;
-        let now = self.state(client, &wanted).await?;
-        ensure!(now.as_ref() == Some(before), "it is {now:?}, and was {before}");
+            ensure!(answer.ok(), "{}", answer.message());
+            answer.body
+        };
+        // Each field is its first owner's again: an apply that leaves it out must find it so.
+        let others = now["metadata"]["managedFields"].as_array().into_iter().flatten();
+        let others = others.filter(|entry| entry["manager"] != MANAGER && entry["subresource"] != "scale");
+        let owners: Vec<_> = others.chain(&self.owners).cloned().collect();
+        let owned = json!({"metadata": {"managedFields": owners}});
+        let answer = self.patch(client, &address, &owned, writer).await?;
+        ensure!(answer.ok(), "{}", answer.message());
+        let now = projection(&answer.body);
+        ensure!(now == *before, "it is {now}, and was {before}");
         Ok(())
     }
 
@@ -265,23 +272,11 @@ impl Stage<'_> {
         &self,
         client: &Client,
         address: &str,
-        patch: Value,
+        patch: &Value,
         writer: Writer,
     ) -> anyhow::Result<Answer> {
         let url = format!("{address}?fieldManager={MANAGER}");
-        Call::new(Method::PATCH, url).typed(MERGE).body(patch).by(writer).send(client).await
-    }
-
-    /// Makes each field that of its first owner again: an apply that leaves it out must find it so.
-    async fn give_back(&self, client: &Client, address: &str, writer: Writer) -> anyhow::Result<()> {
-        let now = get(client, address).await?.context("it is gone")?;
-        let others = now["metadata"]["managedFields"].as_array().into_iter().flatten();
-        let others = others.filter(|entry| entry["manager"] != MANAGER && entry["subresource"] != "scale");
-        let owners: Vec<_> = others.chain(&self.owners).cloned().collect();
-        let patch = json!({"metadata": {"managedFields": owners}});
-        let answer = self.patch(client, address, patch, writer).await?;
-        ensure!(answer.ok(), "{}", answer.message());
-        Ok(())
+        Call::new(Method::PATCH, url).typed(MERGE).body(patch.clone()).by(writer).send(client).await
     }
 
     async fn scale_back(&self, client: &Client, address: &str, base: &Value) -> anyhow::Result<()> {
