@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::axes::{GROUP, Kind, Writer};
 
-/// How often a request is made that is told to try again: what client-go does.
+/// How often a request is made that is told to try again: as often as client-go makes it.
 const TRIES: usize = 10;
 
 /// A request to be made.
@@ -34,6 +34,8 @@ pub struct Answer {
     pub code: u16,
     pub body: Value,
     pub warnings: Vec<String>,
+    /// How often the answer before was to try again.
+    pub again: usize,
 }
 
 impl Answer {
@@ -77,15 +79,21 @@ impl Call {
         self
     }
 
-    /// Makes it; and again, as client-go does, where the answer is to try again after so many seconds.
+    /// Makes it; and again where the answer is to try again: by `Retry-After`, as client-go does, or by a look-up of
+    /// the operator's that took too long on a busy machine.
     pub async fn send(&self, client: &Client) -> anyhow::Result<Answer> {
-        for _ in 0..TRIES {
-            match self.once(client).await? {
-                (_, Some(wait)) => tokio::time::sleep(wait).await,
-                (answer, None) => return Ok(answer),
+        let mut told = String::new();
+        for again in 0..TRIES {
+            let (mut answer, wait) = self.once(client).await?;
+            answer.again = again;
+            answer.message().clone_into(&mut told);
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None if answer.code == 500 && told.ends_with("; try again") => {}
+                None => return Ok(answer),
             }
         }
-        anyhow::bail!("{} {}: told {TRIES} times to try again", self.method, self.path)
+        anyhow::bail!("{} {}: told {TRIES} times to try again, at last: {told}", self.method, self.path)
     }
 
     /// The answer, and after how long to try again if it is none.
@@ -112,7 +120,7 @@ impl Call {
         let bytes = body.collect().await.context("the body of an answer")?.to_bytes();
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        let answer = Answer { code: head.status.as_u16(), body, warnings };
+        let answer = Answer { code: head.status.as_u16(), body, warnings, again: 0 };
         Ok((answer, wait.map(Duration::from_secs)))
     }
 }

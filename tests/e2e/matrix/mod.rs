@@ -43,8 +43,8 @@ use stage::{Seen, Stage};
 
 /// Fewer cells would not be the matrix that was asked for.
 const LEAST: usize = 240;
-/// Stages at work side by side: enough to keep the API server busy.
-const SIDE_BY_SIDE: usize = 8;
+/// Stages at work side by side: enough to keep two cores busy, and no more.
+const SIDE_BY_SIDE: usize = 4;
 
 /// All of it.
 pub async fn whole(plane: &Plane) -> anyhow::Result<()> {

@@ -26,6 +26,7 @@ pub struct Report {
     counts: BTreeMap<(Kind, Decider, bool), usize>,
     wrong: Vec<String>,
     total: usize,
+    again: usize,
 }
 
 impl Report {
@@ -59,6 +60,7 @@ impl Report {
             counts: BTreeMap::new(),
             wrong: Vec::new(),
             total: 0,
+            again: 0,
         })
     }
 
@@ -95,6 +97,7 @@ impl Report {
                         let audit = log.get(&audit_id(index));
                         let audit = audit.with_context(|| format!("{}: not in the audit log", cell.id()))?;
                         let by = decider(cell.case.kind, &seen, audit, ours);
+                        self.again += seen.answer.again;
                         let wrong = wrong(cell, stage, &seen, by);
                         let mut says = seen.answer.message().to_owned();
                         for warning in &seen.answer.warnings {
@@ -132,6 +135,7 @@ impl Report {
                 .collect();
             println!("matrix: {}: {}", kind.label(), counts.join(", "));
         }
+        println!("matrix: {} answers were to try again", self.again);
         println!(
             "matrix: {} cells in {:.1} s: {}",
             self.total,
