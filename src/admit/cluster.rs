@@ -10,8 +10,8 @@ use serde_json::json;
 use webhook::review::{Operation, Request};
 
 use crate::api::names::KEEP_LIVE_REPLICAS;
-use crate::policy::Outcome;
 use crate::policy::cluster::{Spec, Write, check, default};
+use crate::policy::{Clause, Outcome};
 use crate::world::part::SpecPart;
 
 use super::{Admission, Phase, Unjudged, add, part};
@@ -21,13 +21,16 @@ impl Admission {
         let old = match request.operation {
             Operation::Create => None,
             Operation::Update => Some(part::<ClusterPart<'_>>(request.old_object, "oldObject")?),
-            Operation::Delete | Operation::Connect => return Ok(Outcome::default()),
+            Operation::Delete | Operation::Connect if Clause::ClusterDeletion.in_force() => {
+                return Ok(Outcome::default());
+            }
+            Operation::Delete | Operation::Connect => None,
         };
         // What does not parse here has a field of a wrong type: the schema refuses it, and names the field.
         let Ok(new) = part::<ClusterPart<'_>>(request.object, "object") else {
             return Ok(Outcome::default());
         };
-        if new.metadata.deletion_timestamp.is_some() {
+        if new.metadata.deletion_timestamp.is_some() && Clause::DeletedCluster.in_force() {
             return Ok(Outcome::default());
         }
         let (namespace, name) = (&*request.namespace, &*request.name);

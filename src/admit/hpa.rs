@@ -5,7 +5,7 @@
 use webhook::review::{Operation, Request};
 
 use crate::policy::hpa::{Write, check};
-use crate::policy::{Bounds, Outcome, Scaler};
+use crate::policy::{Bounds, Clause, Outcome, Scaler};
 use crate::world::part::HpaPart;
 
 use super::{Admission, Unjudged, part};
@@ -17,11 +17,18 @@ impl Admission {
         let old = match request.operation {
             Operation::Create => None,
             Operation::Update => {
-                part::<HpaPart>(request.old_object, "oldObject").ok().and_then(|old| old.view())
+                // One that is taken from its ScaledObject had no predecessor to excuse it.
+                let old = part::<HpaPart>(request.old_object, "oldObject").ok();
+                old.filter(|old| !old.of_scaled_object()).and_then(|old| old.view())
             }
-            Operation::Delete | Operation::Connect => return Ok(Outcome::default()),
+            Operation::Delete | Operation::Connect if Clause::HpaDeletion.in_force() => {
+                return Ok(Outcome::default());
+            }
+            Operation::Delete | Operation::Connect => None,
         };
-        if new.of_scaled_object() || new.metadata.deletion_timestamp.is_some() {
+        let controlled = new.of_scaled_object() && Clause::HpaControlled.in_force();
+        let deleting = new.metadata.deletion_timestamp.is_some() && Clause::DeletedHpa.in_force();
+        if controlled || deleting {
             return Ok(Outcome::default());
         }
         let Some(new) = new.view() else { return Ok(Outcome::default()) };
@@ -32,7 +39,8 @@ impl Admission {
         let known = self.world.target(namespace, &new.cluster);
         // A cluster that no watch has told of may be younger than that: applied together with its HPA.
         let outcome = known.cluster.map(|cluster| ask(Some(cluster.bounds), &known.scalers));
-        if let Some(outcome) = outcome.filter(Outcome::allowed) {
+        let stands = |outcome: &Outcome| outcome.allowed() || !Clause::FreshHpaSurroundings.in_force();
+        if let Some(outcome) = outcome.filter(stands) {
             return Ok(outcome);
         }
         // A refusal rests on other objects, which may have changed since they were last seen.

@@ -24,7 +24,7 @@ use webhook::response::{Cause, Denial, Response};
 use webhook::review::{Operation, Request};
 
 use crate::api::names::{GROUP, KEDA_GROUP, KIND, PLURAL};
-use crate::policy::{Mode, Outcome, Scaler};
+use crate::policy::{Clause, Mode, Outcome, Scaler};
 use crate::telemetry::{Answers, Metrics};
 use crate::world::World;
 use crate::world::live::{Live, LiveError};
@@ -108,7 +108,8 @@ impl Admission {
                 ))),
             ),
         };
-        let mode = self.world.mode(&request.namespace).unwrap_or(self.mode);
+        let of_namespace = self.world.mode(&request.namespace).filter(|_| Clause::ModeOfNamespace.in_force());
+        let mode = of_namespace.unwrap_or(self.mode);
         respond(phase, request, answers, mode, judged)
     }
 
@@ -122,7 +123,8 @@ impl Admission {
         ask: impl Fn(Option<&Scaler>) -> Outcome,
     ) -> Result<Outcome, LiveError> {
         let outcome = ask(known);
-        let Some(scaler) = known.filter(|_| outcome.rests_on_scaler()) else { return Ok(outcome) };
+        let reads = outcome.rests_on_scaler() && Clause::FreshScaler.in_force();
+        let Some(scaler) = known.filter(|_| reads) else { return Ok(outcome) };
         let fresh = self.live.scaler(namespace, &scaler.name).await?;
         let fresh = fresh.and_then(|fresh| fresh.driver_of(cluster));
         Ok(if fresh.as_ref() == Some(scaler) { outcome } else { ask(fresh.as_ref()) })
@@ -148,7 +150,7 @@ fn respond(
             };
         }
     };
-    if mode == Mode::Warn {
+    if mode == Mode::Warn && Clause::ModeWarn.in_force() {
         let refusals = std::mem::take(&mut outcome.refusals);
         if phase == Phase::Validating {
             // The mutating webhook has found the same; said by both, it would be said twice.
@@ -203,5 +205,9 @@ fn part<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, field: &'static str) 
     raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).ok_or(Unjudged::Object(field))
 }
 
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod rows;
 #[cfg(test)]
 mod tests;

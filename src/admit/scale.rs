@@ -10,7 +10,7 @@ use tracing::info;
 use webhook::review::Request;
 
 use crate::policy::scale::{Count, decide};
-use crate::policy::{Outcome, Writer};
+use crate::policy::{Clause, Outcome, Writer};
 use crate::world::{Cluster, Target};
 
 use super::{Admission, Phase, Unjudged, add, part};
@@ -26,7 +26,7 @@ impl Admission {
             // The write itself will find nothing to scale.
             return Ok(Outcome::default());
         };
-        if cluster.deleting {
+        if cluster.deleting && Clause::DeletedScale.in_force() {
             return Ok(Outcome::default());
         }
         let writer = if self.autoscalers.contains(&*request.user.username) {
@@ -72,8 +72,10 @@ impl Admission {
         resource_version: &str,
         known: &Target,
     ) -> Result<Option<Cluster>, Unjudged> {
-        if let Some(cluster) =
-            known.cluster.as_ref().filter(|known| known.resource_version == resource_version)
+        if let Some(cluster) = known
+            .cluster
+            .as_ref()
+            .filter(|known| known.resource_version == resource_version || !Clause::FreshParent.in_force())
         {
             return Ok(Some(cluster.clone()));
         }

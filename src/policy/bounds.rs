@@ -6,7 +6,7 @@
 
 use crate::api::names::{KIND, MAX_REPLICAS, PAUSED};
 
-use super::{Finding, Rule};
+use super::{Clause, Finding, Rule};
 
 /// The field that every rule about counts speaks of.
 pub const REPLICAS: &str = "spec.replicas";
@@ -105,6 +105,11 @@ impl Scaler {
     /// The highest count that its HPA asks for.
     pub fn upper(&self) -> i32 {
         self.max.unwrap_or(100)
+    }
+
+    /// Whether it holds the count: KEDA leaves the count alone while it is paused.
+    pub fn holds(&self) -> bool {
+        !(self.paused && Clause::PausedHoldsNothing.in_force())
     }
 
     /// The range that it leaves within a cluster's bounds; `None` where they have nothing in common.

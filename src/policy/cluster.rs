@@ -7,7 +7,7 @@ use crate::api::names::{KIND, MAX_NAME, MAX_REPLICAS};
 
 use super::bounds::REPLICAS;
 use super::scale::{Count, by_person};
-use super::{Bounds, Finding, Outcome, Rule, Scaler};
+use super::{Bounds, Clause, Finding, Outcome, Rule, Scaler};
 
 const LOWER: &str = "spec.minReplicas";
 const UPPER: &str = "spec.maxReplicas";
@@ -46,46 +46,67 @@ impl Write<'_> {
 /// [`Outcome::replicas`] is `None` where the write already states it.
 pub fn default(write: &Write<'_>) -> Outcome {
     let mut outcome = Outcome::default();
-    let bounds = write.new.bounds;
     let count = match write.old.and_then(|old| old.replicas) {
-        None => write.new.replicas.unwrap_or_else(|| {
-            let holder = write.scaler.filter(|scaler| !scaler.paused && scaler.within(bounds).is_some());
-            bounds.nearest(holder.map_or(1, Scaler::lower))
-        }),
-        Some(live) => {
-            let count = if write.keep_live { live } else { write.new.replicas.unwrap_or(live) };
-            let nearest = bounds.nearest(count);
-            if count == live && count != nearest && write.bounds_changed() && bounds.consistent() {
-                outcome.warn(Finding::new(
-                    Rule::CountMovedByBounds,
-                    REPLICAS,
-                    format!(
-                        "the live count {live} is outside the new bounds {} to {} of {KIND} {:?}; stored {nearest}",
-                        bounds.lower(), bounds.upper(), write.name
-                    ),
-                ));
-                nearest
-            } else {
-                count
-            }
-        }
+        None => write.new.replicas.or_else(|| first_count(write)),
+        Some(live) => kept_count(write, live, &mut outcome),
     };
-    outcome.replicas = (write.new.replicas != Some(count)).then_some(count);
+    outcome.replicas = count.filter(|_| write.new.replicas != count);
     outcome
+}
+
+/// The count of a new cluster that states none.
+fn first_count(write: &Write<'_>) -> Option<i32> {
+    let bounds = write.new.bounds;
+    let raises = |scaler: &&Scaler| {
+        scaler.holds() && scaler.within(bounds).is_some() && Clause::FirstCountOfHolder.in_force()
+    };
+    let first = write.scaler.filter(raises).map_or(1, Scaler::lower);
+    let first = if Clause::FirstCountInBounds.in_force() { bounds.nearest(first) } else { first };
+    Clause::FirstCount.in_force().then_some(first)
+}
+
+/// The count of a cluster that runs `live` replicas.
+fn kept_count(write: &Write<'_>, live: i32, outcome: &mut Outcome) -> Option<i32> {
+    let bounds = write.new.bounds;
+    let stated = write.new.replicas.filter(|_| !(write.keep_live && Clause::KeepLive.in_force()));
+    let moves = match stated {
+        Some(count) if count != live => return stated,
+        Some(_) => Clause::UntouchedToNearest.in_force(),
+        None if Clause::LiveCount.in_force() => Clause::AbsentToNearest.in_force(),
+        None => return None,
+    };
+    let nearest = bounds.nearest(live);
+    let by_this_write = write.bounds_changed() || !Clause::OldBoundsMoveNothing.in_force();
+    if !(moves && by_this_write && nearest != live && bounds.consistent()) {
+        return Some(live);
+    }
+    outcome.warn(Finding::new(
+        Rule::CountMovedByBounds,
+        REPLICAS,
+        format!(
+            "the live count {live} is outside the new bounds {} to {} of {KIND} {:?}; stored {nearest}",
+            bounds.lower(),
+            bounds.upper(),
+            write.name
+        ),
+    ));
+    Some(nearest)
 }
 
 /// Judges what will be stored.
 pub fn check(write: &Write<'_>) -> Outcome {
     let mut outcome = Outcome::default();
-    if write.old.is_none() && !write.name.is_empty() {
+    let judges_name = write.old.is_none() || !Clause::OlderName.in_force();
+    if judges_name && !write.name.is_empty() {
         outcome.refuse_all(name_finding(write.name));
     }
-    if write.bounds_changed() {
+    if write.bounds_changed() || !Clause::OlderBounds.in_force() {
         outcome.refuse_all(bounds_findings(write.new.bounds));
         judge_scaler(write, &mut outcome);
     }
     // A count is judged against bounds only where they make sense together.
-    if let Some(new) = write.new.replicas.filter(|_| write.new.bounds.consistent()) {
+    let judges_count = write.new.bounds.consistent() && Clause::StatedCount.in_force();
+    if let Some(new) = write.new.replicas.filter(|_| judges_count) {
         let old = write.old.and_then(|old| old.replicas);
         if old == Some(new) && write.bounds_changed() {
             outcome.refuse_all(write.new.bounds.violation(write.name, new));
@@ -381,18 +402,22 @@ mod tests {
         assert!(outcome.warnings[0].to_string().contains("9 is above the maximum 5"), "{outcome:?}");
     }
 
-    proptest::proptest! {
-        #[test]
-        fn defaulting_twice_is_defaulting_once_and_what_it_fills_in_passes(
-            live in 1..30i32, min in proptest::option::of(1..20i32), width in proptest::option::of(0..20i32),
-            create in proptest::bool::ANY,
-        ) {
-            let max = width.map(|width| min.unwrap_or(1) + width);
-            let old = (!create).then(|| spec(Some(live), None, None));
-            let first = default(&write(old, spec(None, min, max), None)).replicas;
-            let stored = spec(first, min, max);
-            proptest::prop_assert_eq!(default(&write(old, stored, None)).replicas, None);
-            proptest::prop_assert!(check(&write(old, stored, None)).allowed());
+    mod properties {
+        use super::*;
+
+        proptest::proptest! {
+            #[test]
+            fn defaulting_twice_is_defaulting_once_and_what_it_fills_in_passes(
+                live in 1..30i32, min in proptest::option::of(1..20i32), width in proptest::option::of(0..20i32),
+                create in proptest::bool::ANY,
+            ) {
+                let max = width.map(|width| min.unwrap_or(1) + width);
+                let old = (!create).then(|| spec(Some(live), None, None));
+                let first = default(&write(old, spec(None, min, max), None)).replicas;
+                let stored = spec(first, min, max);
+                proptest::prop_assert_eq!(default(&write(old, stored, None)).replicas, None);
+                proptest::prop_assert!(check(&write(old, stored, None)).allowed());
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::api::names::{KIND, TRANSFER_HPA};
 
-use super::{Bounds, Finding, Outcome, Rule, Scaler};
+use super::{Bounds, Clause, Finding, Outcome, Rule, Scaler};
 
 /// An HPA, as far as the policy reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Write<'a> {
 /// Judges a write. One that changes nothing of what is read is let through in silence.
 pub fn check(write: &Write<'_>) -> Outcome {
     let mut outcome = Outcome::default();
-    if write.old == Some(write.new) {
+    if write.old == Some(write.new) && Clause::UntouchedHpa.in_force() {
         return outcome;
     }
     judge_rivals(write, &mut outcome);
@@ -51,15 +51,18 @@ pub fn check(write: &Write<'_>) -> Outcome {
 impl<'a> Write<'a> {
     /// The HPA before the write, where its violations excuse the new one's: it pointed at this cluster already.
     fn predecessor(&self) -> Option<&'a Hpa> {
-        self.old.filter(|old| old.cluster == self.new.cluster)
+        self.old.filter(|old| old.cluster == self.new.cluster || !Clause::TurnedHpa.in_force())
     }
 }
 
 /// Whoever else decides on the same count.
 fn judge_rivals(write: &Write<'_>, outcome: &mut Outcome) {
     let Hpa { name: hpa, cluster, beside, .. } = write.new;
-    let older = write.predecessor().is_some_and(|old| !old.beside);
-    for Scaler { name, .. } in write.scalers.iter().filter(|scaler| scaler.takes_over.as_ref() != Some(hpa)) {
+    let older = write.predecessor().is_some_and(|old| !old.beside) && Clause::OlderHpaRival.in_force();
+    let beside = *beside && Clause::HpaOwnership.in_force();
+    let taken_over =
+        |scaler: &&Scaler| scaler.takes_over.as_ref() == Some(hpa) && Clause::HpaTakenOver.in_force();
+    for Scaler { name, .. } in write.scalers.iter().filter(|scaler| !taken_over(scaler)) {
         let finding = Finding::of_scaler(
             Rule::HpaBesideScaler,
             "spec.scaleTargetRef",
@@ -67,7 +70,7 @@ fn judge_rivals(write: &Write<'_>, outcome: &mut Outcome) {
                 "ScaledObject {name:?} scales {KIND} {cluster:?} already, and two autoscalers undo each other's counts; put the metrics into its triggers, delete it first: kubectl delete scaledobject {name}, or let it take this HPA over: annotate it {TRANSFER_HPA}: \"true\" and set its spec.advanced.horizontalPodAutoscalerConfig.name to {hpa:?}"
             ),
         );
-        outcome.refuse_unless(older || *beside, finding);
+        outcome.refuse_unless(older || beside, finding);
     }
 }
 
@@ -103,7 +106,7 @@ fn judge_range(write: &Write<'_>, outcome: &mut Outcome) {
             "{min} to {max} has no count in common with the bounds {lower} to {upper} of {KIND} {cluster:?}; choose a range that overlaps them, or change spec.minReplicas and spec.maxReplicas there first"
         ),
     );
-    outcome.refuse_unless(older, finding);
+    outcome.refuse_unless(older && Clause::OlderHpaRange.in_force(), finding);
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! webhooks and whoever else must know what they would say.
 
 pub mod bounds;
+mod clause;
 pub mod cluster;
 pub mod hpa;
 pub mod outcome;
@@ -21,6 +22,7 @@ pub mod scale;
 pub mod scaled_object;
 
 pub use bounds::{Bounds, Scaler};
+pub(crate) use clause::Clause;
 pub use outcome::{Finding, Outcome};
 pub use rule::Rule;
 
@@ -54,3 +56,6 @@ pub enum Writer {
     /// KEDA's operator or the HPA controller.
     Autoscaler,
 }
+
+#[cfg(test)]
+mod mutants;

@@ -67,7 +67,9 @@ pub struct Outcome {
 impl Outcome {
     /// Adds a reason to refuse. Every refusal comes in here.
     pub(super) fn refuse(&mut self, finding: Finding) {
-        self.refusals.push(finding);
+        if finding.rule.in_force() {
+            self.refusals.push(finding);
+        }
     }
 
     /// Adds reasons to refuse.
@@ -79,7 +81,9 @@ impl Outcome {
 
     /// Adds a warning. Every warning comes in here.
     pub(super) fn warn(&mut self, finding: Finding) {
-        self.warnings.push(finding);
+        if finding.rule.in_force() {
+            self.warnings.push(finding);
+        }
     }
 
     /// Adds a reason to refuse, or where it is excused a warning of it.

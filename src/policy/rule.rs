@@ -15,15 +15,19 @@ macro_rules! ids {
 
         impl $name {
             /// All, in the order of the table.
+            #[allow(dead_code, reason = "of the clauses that say nothing, only tests ask for the list")]
             $visibility const ALL: &[Self] = &[$(Self::$variant),*];
 
             /// The id: the kind of write, and what is at fault.
+            #[allow(dead_code, reason = "of the clauses that say nothing, only tests ask for the id")]
             $visibility const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $id,)* }
             }
         }
     };
 }
+
+pub(super) use ids;
 
 ids! {
     /// What a finding is about. Ids never change their meaning; a rule that is dropped takes its id with it.

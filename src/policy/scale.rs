@@ -6,7 +6,7 @@
 use crate::api::names::KIND;
 
 use super::bounds::{REPLICAS, moves_towards};
-use super::{Bounds, Finding, Outcome, Rule, Scaler, Writer};
+use super::{Bounds, Clause, Finding, Outcome, Rule, Scaler, Writer};
 
 /// One write of a count.
 #[derive(Clone, Copy, Debug)]
@@ -26,19 +26,19 @@ pub struct Count<'a> {
 /// Judges a write to `/scale`.
 pub fn decide(count: Count<'_>, writer: Writer) -> Outcome {
     match writer {
-        Writer::Person => by_person(count),
-        Writer::Autoscaler => by_autoscaler(count),
+        Writer::Autoscaler if Clause::AutoscalerIsNoPerson.in_force() => by_autoscaler(count),
+        Writer::Person | Writer::Autoscaler => by_person(count),
     }
 }
 
 /// An autoscaler's wish outside of the cluster's bounds becomes the nearest bound; all else passes.
 fn by_autoscaler(count: Count<'_>) -> Outcome {
     let nearest = count.bounds.nearest(count.new);
-    if nearest == count.new {
+    if nearest == count.new || !Clause::NearestBound.in_force() {
         return Outcome::default();
     }
-    let mut outcome =
-        Outcome { replicas: Some(nearest), clamped_from: Some(count.new), ..Outcome::default() };
+    let clamped_from = Clause::MoveIsTold.in_force().then_some(count.new);
+    let mut outcome = Outcome { replicas: Some(nearest), clamped_from, ..Outcome::default() };
     outcome.warn(Finding::new(
         Rule::CountMovedForAutoscaler,
         REPLICAS,
@@ -60,12 +60,12 @@ pub fn by_person(count: Count<'_>) -> Outcome {
     // A count that the write did not change is wrong since before.
     let unchanged = count.old == Some(count.new);
     if let Some(violation) = count.bounds.violation(count.name, count.new) {
-        outcome.refuse_unless(unchanged, violation);
+        outcome.refuse_unless(unchanged && Clause::OlderCount.in_force(), violation);
     }
-    if unchanged {
+    if unchanged && Clause::UntouchedCount.in_force() {
         return outcome;
     }
-    let Some(holder) = count.scaler.filter(|scaler| !scaler.paused) else { return outcome };
+    let Some(holder) = count.scaler.filter(|scaler| scaler.holds()) else { return outcome };
     let Some(range) = holder.within(count.bounds) else {
         outcome.warn(Finding::bare(
             Rule::HolderOutsideBounds,
@@ -90,7 +90,9 @@ pub fn by_person(count: Count<'_>) -> Outcome {
                 holder.how_to_pause()
             ),
         ));
-    } else if count.old.is_some_and(|old| moves_towards(range, old, count.new)) {
+    } else if count.old.is_some_and(|old| moves_towards(range, old, count.new))
+        && Clause::TowardsHolder.in_force()
+    {
         outcome.warn(Finding::new(
             Rule::CountStillOutsideHolder,
             REPLICAS,
@@ -250,16 +252,20 @@ mod tests {
         assert_eq!(outcome.warnings.len(), usize::from(stored.is_some()));
     }
 
-    proptest::proptest! {
-        #[test]
-        fn clamping_twice_is_clamping_once_and_the_result_passes(
-            new in proptest::num::i32::ANY, min in 1..50i32, width in 0..50i32,
-        ) {
-            let bounds = Bounds { min: Some(min), max: Some(min + width) };
-            let first = bounds.nearest(new);
-            proptest::prop_assert_eq!(bounds.nearest(first), first);
-            proptest::prop_assert_eq!(bounds.violation("a", first), None);
-            proptest::prop_assert_eq!(first == new, bounds.violation("a", new).is_none());
+    mod properties {
+        use super::*;
+
+        proptest::proptest! {
+            #[test]
+            fn clamping_twice_is_clamping_once_and_the_result_passes(
+                new in proptest::num::i32::ANY, min in 1..50i32, width in 0..50i32,
+            ) {
+                let bounds = Bounds { min: Some(min), max: Some(min + width) };
+                let first = bounds.nearest(new);
+                proptest::prop_assert_eq!(bounds.nearest(first), first);
+                proptest::prop_assert_eq!(bounds.violation("a", first), None);
+                proptest::prop_assert_eq!(first == new, bounds.violation("a", new).is_none());
+            }
         }
     }
 }

@@ -53,7 +53,7 @@ pub struct Target {
 impl Target {
     /// The ScaledObject that counts: the one that holds the count, or else a paused one.
     pub fn scaler(&self) -> Option<&Scaler> {
-        self.scalers.iter().find(|scaler| !scaler.paused).or(self.scalers.first())
+        self.scalers.iter().find(|scaler| scaler.holds()).or(self.scalers.first())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::api::names::{
 use crate::policy::cluster::Spec;
 use crate::policy::hpa::Hpa;
 use crate::policy::scaled_object::view::Target;
-use crate::policy::{Bounds, Scaler};
+use crate::policy::{Bounds, Clause, Scaler};
 
 use super::{Attachment, Cluster, ForeignHpa};
 
@@ -56,7 +56,8 @@ struct ResourcesPart {
 impl ResourcesPart {
     /// A limit stands for a request where there is none.
     fn request(&self, resource: &str) -> bool {
-        [&self.requests, &self.limits]
+        let limits = self.limits.as_ref().filter(|_| Clause::LimitIsRequest.in_force());
+        [self.requests.as_ref(), limits]
             .into_iter()
             .flatten()
             .any(|stated| stated.get(resource).is_some_and(Option::is_some))
@@ -118,7 +119,7 @@ impl ScaledObjectPart {
     pub fn attachment(&self) -> Option<Attachment<Scaler>> {
         let spec = self.spec.as_ref()?;
         let cluster = spec.scale_target_ref.as_ref()?.cluster()?;
-        if self.metadata.deletion_timestamp.is_some() {
+        if self.metadata.deletion_timestamp.is_some() && Clause::AttachedWhileKept.in_force() {
             return None;
         }
         let annotations = self.metadata.annotations.as_ref();
@@ -152,12 +153,8 @@ pub struct HpaPart {
 }
 
 impl HpaPart {
-    /// What the policy judges; `None` if its target is no `VLLMCluster`, or if a ScaledObject controls it. An HPA
-    /// that is taken from its ScaledObject so had no predecessor to excuse it.
+    /// What the policy judges; `None` if its target is no `VLLMCluster`.
     pub fn view(&self) -> Option<Hpa> {
-        if self.of_scaled_object() {
-            return None;
-        }
         let spec = self.spec.as_ref()?;
         Some(Hpa {
             name: self.metadata.name.clone().unwrap_or_default(),
@@ -182,13 +179,15 @@ impl HpaPart {
         })
     }
 
-    /// The attachment; `None` where there is no [`HpaPart::view`], if it may stand beside a ScaledObject, or if it
-    /// is being deleted.
+    /// The attachment; `None` where there is no [`HpaPart::view`], if a ScaledObject controls it, if it may stand
+    /// beside one, or if it is being deleted.
     pub fn attachment(&self) -> Option<Attachment<ForeignHpa>> {
-        if self.metadata.deletion_timestamp.is_some() {
+        let controlled = self.of_scaled_object() && Clause::ControlledHpa.in_force();
+        if controlled || self.metadata.deletion_timestamp.is_some() {
             return None;
         }
-        let Hpa { name, cluster, .. } = self.view().filter(|hpa| !hpa.beside)?;
+        let excused = |hpa: &Hpa| hpa.beside && Clause::Ownership.in_force();
+        let Hpa { name, cluster, .. } = self.view().filter(|hpa| !excused(hpa))?;
         Some(Attachment { cluster, driver: ForeignHpa { name } })
     }
 }

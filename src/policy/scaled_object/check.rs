@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use crate::api::names::{KIND, MAX_REPLICAS, PAUSED, PAUSED_REPLICAS, TRANSFER_HPA};
-use crate::policy::{Bounds, Finding, Outcome, Rule, Scaler};
+use crate::policy::{Bounds, Clause, Finding, Outcome, Rule, Scaler};
 
 use super::triggers::judge_triggers;
 use super::view::{Fallback, Spec};
@@ -48,8 +48,9 @@ impl Violation {
     }
 
     /// What makes it the same as an older object's. A trigger may have moved in the list.
-    fn into_fault(self) -> (bool, String, String) {
-        (self.trigger.is_some(), self.field, self.message)
+    fn into_fault(self) -> (Option<usize>, String, String) {
+        let place = if Clause::MovedTrigger.in_force() { self.trigger.map(|_| 0) } else { self.trigger };
+        (place, self.field, self.message)
     }
 
     fn into_finding(self) -> Finding {
@@ -86,7 +87,8 @@ pub fn check(write: &Write<'_>) -> Outcome {
     for violation in judged.violations {
         let finding = violation.clone().into_finding();
         let older = excuses.get_mut(&violation.into_fault()).filter(|left| **left > 0);
-        outcome.refuse_unless(older.map(|left| *left -= 1).is_some(), finding);
+        let excused = older.map(|left| *left -= usize::from(Clause::OneFaultForOne.in_force())).is_some();
+        outcome.refuse_unless(excused && Clause::OlderFault.in_force(), finding);
     }
     outcome
 }
@@ -219,7 +221,8 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
 fn judge_fallback(cluster: &str, spec: &Spec, bounds: Bounds, judged: &mut Judged) {
     let Some(Fallback { replicas, behavior }) = &spec.fallback else { return };
     // With these behaviours KEDA never reads the count.
-    let counts = !matches!(behavior.as_deref(), Some("currentReplicas" | "scalingModifiers"));
+    let counts = !matches!(behavior.as_deref(), Some("currentReplicas" | "scalingModifiers"))
+        || !Clause::FallbackUnread.in_force();
     if let Some(finding) = replicas.filter(|_| counts).and_then(|count| bounds.violation(cluster, count)) {
         judged.violations.push(Violation::new(
             Rule::FallbackOutsideBounds,
@@ -310,9 +313,11 @@ fn judge_rivals(cluster: &str, object: &ScaledObject, known: Known<'_>, judged: 
             )
         });
     }
-    let transfers = object.annotations.get(TRANSFER_HPA).is_some_and(|value| value == "true");
+    let transfers = object.annotations.get(TRANSFER_HPA).is_some_and(|value| value == "true")
+        && Clause::Transfer.in_force();
+    let named = |hpa| object.spec.hpa_name.as_ref() == Some(hpa) || !Clause::TransferByName.in_force();
     for hpa in known.hpas {
-        if !(transfers && object.spec.hpa_name.as_ref() == Some(hpa)) {
+        if !(transfers && named(hpa)) {
             judged.violations.push(Violation::new(
                 Rule::ForeignHpa,
                 "spec.scaleTargetRef.name",

@@ -5,7 +5,7 @@
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, PatchOperation, RemoveOperation};
 
-use crate::policy::{Finding, Outcome, Rule};
+use crate::policy::{Clause, Finding, Outcome, Rule};
 
 use super::view::{Spec, Trigger};
 use super::{Cluster, Write};
@@ -33,12 +33,16 @@ pub fn default(write: &Write<'_>) -> Outcome {
 /// was written.
 fn fill_range(spec: &Spec, cluster: Option<Cluster>, outcome: &mut Outcome) {
     let lower = cluster.map_or(1, |cluster| cluster.bounds.lower());
-    let min = spec.min.unwrap_or(spec.max.map_or(lower, |max| lower.min(max.max(1))));
-    if spec.min.is_none() {
+    let stated = spec.max.filter(|_| Clause::ScalerMinimumWithinStated.in_force());
+    let min = spec.min.unwrap_or(stated.map_or(lower, |max| lower.min(max.max(1))));
+    let clause = if cluster.is_some() { Clause::ScalerMinimum } else { Clause::ScalerMinimumOfMissing };
+    if spec.min.is_none() && clause.in_force() {
         outcome.edits.push(add(&["spec", "minReplicaCount"], min));
     }
-    let max = cluster.and_then(|cluster| cluster.bounds.max).filter(|&max| max >= min);
-    if let (None, Some(max)) = (spec.max, max) {
+    let max = cluster
+        .and_then(|cluster| cluster.bounds.max)
+        .filter(|&max| max >= min || !Clause::ScalerMaximumWithinStated.in_force());
+    if let (None, Some(max), true) = (spec.max, max, Clause::ScalerMaximum.in_force()) {
         outcome.edits.push(add(&["spec", "maxReplicaCount"], max));
     }
 }
@@ -46,7 +50,7 @@ fn fill_range(spec: &Spec, cluster: Option<Cluster>, outcome: &mut Outcome) {
 fn rewrite(index: usize, trigger: &Trigger, outcome: &mut Outcome) {
     let at = index.to_string();
     let trigger_path = ["spec", "triggers", &at];
-    if let Some(metric_type) = older_metric_type(trigger) {
+    if let Some(metric_type) = older_metric_type(trigger).filter(|_| Clause::RewriteType.in_force()) {
         outcome.edits.push(remove(&[&trigger_path[..], &["metadata", "type"]].concat()));
         if trigger.metric_type.is_none() {
             outcome.edits.push(add(&[&trigger_path[..], &["metricType"]].concat(), metric_type));
@@ -60,7 +64,8 @@ fn rewrite(index: usize, trigger: &Trigger, outcome: &mut Outcome) {
             ),
         ));
     }
-    if trigger.type_ == "prometheus" && trigger.metadata.contains_key("metricName") {
+    let older_name = trigger.type_ == "prometheus" && trigger.metadata.contains_key("metricName");
+    if older_name && Clause::RewriteMetricName.in_force() {
         outcome.edits.push(remove(&[&trigger_path[..], &["metadata", "metricName"]].concat()));
         outcome.warn(Finding::new(
             Rule::RewroteMetricName,
@@ -92,7 +97,6 @@ fn remove(path: &[&str]) -> PatchOperation {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use rstest::rstest;
     use serde_json::{Value, json};
 
@@ -204,55 +208,61 @@ mod tests {
         );
     }
 
-    fn trigger() -> impl Strategy<Value = Value> {
-        let text = |values: &'static [&'static str]| prop::option::of(prop::sample::select(values));
-        (
-            prop::sample::select(&["cpu", "memory", "prometheus", "http", "cron"][..]),
-            text(&["", "Utilization", "AverageValue", "Value"]),
-            text(&["", " ", "Utilization", " AverageValue ", "other"]),
-            text(&["", "queue"]),
-        )
-            .prop_map(|(type_, metric_type, older, metric_name)| {
-                let mut trigger = json!({"type": type_, "metadata": {"value": "80"}});
-                let fields = [("metricType", metric_type)];
-                for (key, value) in fields.into_iter().filter_map(|(key, value)| Some((key, value?))) {
-                    trigger[key] = json!(value);
+    mod properties {
+        use proptest::prelude::*;
+
+        use super::*;
+
+        fn trigger() -> impl Strategy<Value = Value> {
+            let text = |values: &'static [&'static str]| prop::option::of(prop::sample::select(values));
+            (
+                prop::sample::select(&["cpu", "memory", "prometheus", "http", "cron"][..]),
+                text(&["", "Utilization", "AverageValue", "Value"]),
+                text(&["", " ", "Utilization", " AverageValue ", "other"]),
+                text(&["", "queue"]),
+            )
+                .prop_map(|(type_, metric_type, older, metric_name)| {
+                    let mut trigger = json!({"type": type_, "metadata": {"value": "80"}});
+                    let fields = [("metricType", metric_type)];
+                    for (key, value) in fields.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+                        trigger[key] = json!(value);
+                    }
+                    let fields = [("type", older), ("metricName", metric_name)];
+                    for (key, value) in fields.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+                        trigger["metadata"][key] = json!(value);
+                    }
+                    trigger
+                })
+        }
+
+        fn bound() -> impl Strategy<Value = Option<i32>> {
+            prop::option::of(-1..30i32)
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+
+            #[test]
+            fn twice_is_once_and_what_is_filled_in_is_no_fault(
+                (min, max, lower, width) in (bound(), bound(), prop::option::of(1..20i32), prop::option::of(0..20i32)),
+                triggers in prop::collection::vec(trigger(), 0..4),
+                missing in any::<bool>(),
+            ) {
+                let mut object = object(&json!({"triggers": triggers}));
+                object["spec"]["minReplicaCount"] = json!(min);
+                object["spec"]["maxReplicaCount"] = json!(max);
+                let upper = width.map(|width| lower.unwrap_or(1) + width);
+                let cluster = (!missing).then(|| cluster(lower, upper));
+                let (first, _) = stored(&object, cluster);
+                prop_assert_eq!(run(&first, cluster), Outcome::default());
+
+                let filled: ScaledObject = serde_json::from_value(first).unwrap();
+                let known = Known { cluster, ..Known::default() };
+                let outcome = check(&Write { new: &filled, old: None, known });
+                if min.is_none() && max.is_none() {
+                    let of_the_range = |field: &str| field.ends_with("ReplicaCount");
+                    prop_assert!(!outcome.refusals.iter().any(|finding| of_the_range(&finding.field)), "{:?}", outcome);
                 }
-                let fields = [("type", older), ("metricName", metric_name)];
-                for (key, value) in fields.into_iter().filter_map(|(key, value)| Some((key, value?))) {
-                    trigger["metadata"][key] = json!(value);
-                }
-                trigger
-            })
-    }
-
-    fn bound() -> impl Strategy<Value = Option<i32>> {
-        prop::option::of(-1..30i32)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
-
-        #[test]
-        fn twice_is_once_and_what_is_filled_in_is_no_fault(
-            (min, max, lower, width) in (bound(), bound(), prop::option::of(1..20i32), prop::option::of(0..20i32)),
-            triggers in prop::collection::vec(trigger(), 0..4),
-            missing in any::<bool>(),
-        ) {
-            let mut object = object(&json!({"triggers": triggers}));
-            object["spec"]["minReplicaCount"] = json!(min);
-            object["spec"]["maxReplicaCount"] = json!(max);
-            let upper = width.map(|width| lower.unwrap_or(1) + width);
-            let cluster = (!missing).then(|| cluster(lower, upper));
-            let (first, _) = stored(&object, cluster);
-            prop_assert_eq!(run(&first, cluster), Outcome::default());
-
-            let filled: ScaledObject = serde_json::from_value(first).unwrap();
-            let known = Known { cluster, ..Known::default() };
-            let outcome = check(&Write { new: &filled, old: None, known });
-            if min.is_none() && max.is_none() {
-                let of_the_range = |field: &str| field.ends_with("ReplicaCount");
-                prop_assert!(!outcome.refusals.iter().any(|finding| of_the_range(&finding.field)), "{:?}", outcome);
             }
         }
     }

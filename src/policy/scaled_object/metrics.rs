@@ -254,10 +254,14 @@ mod tests {
         }
     }
 
-    proptest::proptest! {
-        #[test]
-        fn no_query_stops_the_search(query in "[a-z_:(){}\"'`#\\\\µ\n ]{0,60}") {
-            complaints(&query);
+    mod properties {
+        use super::*;
+
+        proptest::proptest! {
+            #[test]
+            fn no_query_stops_the_search(query in "[a-z_:(){}\"'`#\\\\µ\n ]{0,60}") {
+                complaints(&query);
+            }
         }
     }
 }

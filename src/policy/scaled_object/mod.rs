@@ -25,7 +25,7 @@ mod triggers;
 mod values;
 pub mod view;
 
-use super::{Bounds, Scaler};
+use super::{Bounds, Clause, Scaler};
 
 pub use check::check;
 pub use default::default;
@@ -69,13 +69,16 @@ impl<'a> Write<'a> {
     /// The cluster's name, where there is anything to say about this write.
     fn concerns(&self) -> Option<&'a str> {
         let cluster = self.new.targets_cluster()?;
-        let unchanged = self.old.is_some_and(|old| old.reads_like(self.new));
-        (!self.new.deleting && !unchanged).then_some(cluster)
+        let unchanged =
+            self.old.is_some_and(|old| old.reads_like(self.new)) && Clause::UntouchedScaler.in_force();
+        let deleting = self.new.deleting && Clause::DeletedScaler.in_force();
+        (!deleting && !unchanged).then_some(cluster)
     }
 
     /// The old object, where its violations excuse the new one's: it was already attached to this cluster.
     fn predecessor(&self) -> Option<&'a ScaledObject> {
-        self.old.filter(|old| old.targets_cluster() == self.new.targets_cluster())
+        let same = |old: &&ScaledObject| old.targets_cluster() == self.new.targets_cluster();
+        self.old.filter(|old| same(old) || !Clause::TurnedScaler.in_force())
     }
 }
 

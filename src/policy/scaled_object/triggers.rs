@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use crate::api::names::KIND;
-use crate::policy::{Finding, Rule};
+use crate::policy::{Clause, Finding, Rule};
 
 use super::Cluster;
 use super::check::{Judged, Violation};
@@ -243,7 +243,7 @@ fn judge_external(index: usize, trigger: &Trigger, read: &Metadata, composite: b
     let Metadata { missing, unreadable, keys } = read;
     for Key { name, required, form } in *keys {
         // Of a metric that only feeds a formula, the HPA never sees the threshold; metrics-api may leave it out.
-        let feeds = composite && *form == Form::Threshold;
+        let feeds = composite && *form == Form::Threshold && Clause::FeedsFormula.in_force();
         let form = if feeds { Form::Number } else { *form };
         let fault = match trigger.value(name) {
             Some(value) => form.complaint(value).map(|message| (*unreadable, message)),

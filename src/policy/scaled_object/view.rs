@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::api::names::{GROUP, KIND, PAUSED, PAUSED_REPLICAS, REWRITE_TRIGGERS, TRANSFER_HPA};
+use crate::api::names::{API_VERSION, GROUP, KIND, PAUSED, PAUSED_REPLICAS, REWRITE_TRIGGERS, TRANSFER_HPA};
+use crate::policy::Clause;
 
 /// The annotations that the policy reads.
 const ANNOTATIONS: [&str; 4] = [PAUSED, PAUSED_REPLICAS, REWRITE_TRIGGERS, TRANSFER_HPA];
@@ -66,7 +67,11 @@ impl Target {
         let Self { api_version, kind, name } = self;
         let (group, _) = api_version.as_deref()?.split_once('/')?;
         let name = name.as_deref().filter(|name| !name.is_empty())?;
-        (group == GROUP && kind.as_deref() == Some(KIND)).then_some(name)
+        let of_group = group == GROUP || !Clause::AttachedByGroup.in_force();
+        let of_version =
+            Clause::AttachedByAnyVersion.in_force() || api_version.as_deref() == Some(API_VERSION);
+        let of_kind = kind.as_deref() == Some(KIND) || !Clause::AttachedByKind.in_force();
+        (of_group && of_version && of_kind).then_some(name)
     }
 }
 
@@ -125,7 +130,8 @@ impl ScaledObject {
 
     /// Whether triggers of an older form are brought up to date.
     pub(super) fn rewrites(&self) -> bool {
-        self.annotations.get(REWRITE_TRIGGERS).is_none_or(|value| value != "false")
+        let opted_out = self.annotations.get(REWRITE_TRIGGERS).is_some_and(|value| value == "false");
+        !(opted_out && Clause::RewriteOptOut.in_force())
     }
 }
 

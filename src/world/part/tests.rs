@@ -127,12 +127,6 @@ fn foreign_hpas(#[case] metadata: Value, #[case] expected: bool) {
     assert_eq!(attachment, expected.then_some(foreign));
 }
 
-#[test]
-fn kedas_own_hpa_is_not_judged_and_excuses_nothing() {
-    let owned = json!({"ownerReferences": [owner("keda.sh/v1alpha1", "ScaledObject", true)]});
-    assert_eq!(hpa(&owned, &json!({})).view(), None);
-}
-
 fn owner(api_version: &str, kind: &str, controller: bool) -> Value {
     json!({"apiVersion": api_version, "kind": kind, "name": "s", "uid": "u", "controller": controller})
 }
