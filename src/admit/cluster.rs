@@ -1,6 +1,7 @@
 //! Writes of whole VLLMClusters.
 //!
-//! Architecture invariant: reads at most the cluster's ScaledObject, and only before a refusal that rests on it.
+//! Architecture invariant: reads at most the cluster's ScaledObject and what has the name of its Services, and only
+//! before a refusal that rests on it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,31 +10,34 @@ use serde::Deserialize;
 use serde_json::json;
 use webhook::review::{Operation, Request};
 
+use crate::api::count::Count;
 use crate::api::names::KEEP_LIVE_REPLICAS;
-use crate::policy::cluster::{Spec, Write, check, default};
-use crate::policy::{Clause, Outcome};
-use crate::world::part::SpecPart;
+use crate::policy::cluster::{Spec, Write, check, default, rivals_for_services};
+use crate::policy::{Bounds, Clause, Name, Outcome};
+use crate::world::live::LiveError;
 
 use super::{Admission, Phase, Unjudged, add, part};
 
 impl Admission {
     pub(super) async fn cluster(&self, phase: Phase, request: &Request<'_>) -> Result<Outcome, Unjudged> {
         let old = match request.operation {
-            Operation::Create => None,
-            Operation::Update => Some(part::<ClusterPart<'_>>(request.old_object, "oldObject")?),
             Operation::Delete | Operation::Connect if Clause::ClusterDeletion.in_force() => {
                 return Ok(Outcome::default());
             }
-            Operation::Delete | Operation::Connect => None,
+            Operation::Update => Some(part::<ClusterPart<'_>>(request.old_object, "oldObject")?),
+            Operation::Create | Operation::Delete | Operation::Connect => None,
         };
-        // What does not parse here has a field of a wrong type: the schema refuses it, and names the field.
+        // What does not parse here is no object, or has no object for a spec: the schema refuses it, and says so.
         let Ok(new) = part::<ClusterPart<'_>>(request.object, "object") else {
             return Ok(Outcome::default());
         };
         if new.metadata.deletion_timestamp.is_some() && Clause::DeletedCluster.in_force() {
             return Ok(Outcome::default());
         }
-        let (namespace, name) = (&*request.namespace, &*request.name);
+        let namespace = &*request.namespace;
+        // Of a name that the API server generates, the request tells nothing; the object does, once it has it.
+        let name = if request.name.is_empty() { &*new.metadata.name } else { &*request.name };
+        let called = Name::new(name, &new.metadata.generate_name);
         let keep_live = new
             .metadata
             .annotations
@@ -41,14 +45,21 @@ impl Admission {
             .and_then(|all| all.get(KEEP_LIVE_REPLICAS))
             .is_some_and(|value| value == "true");
         let spec = new.spec.as_ref().map(Spec::from).unwrap_or_default();
+        let unreadable = new.spec.as_ref().is_some_and(|spec| spec.replicas == Count::Unreadable);
+        let neighbours = if old.is_none() { self.neighbours(namespace, name).await? } else { Vec::new() };
         let old = old.map(|old| old.spec.as_ref().map(Spec::from).unwrap_or_default());
         let known = self.world.target(namespace, name);
         let mut outcome = self
             .with_fresh_scaler(namespace, name, known.scaler(), |scaler| {
-                let write = Write { name, new: spec, old, keep_live, scaler };
+                let write =
+                    Write { name: called, new: spec, old, keep_live, scaler, neighbours: &neighbours };
                 match phase {
-                    Phase::Validating => check(&write),
+                    Phase::Mutating if unreadable => {
+                        // A count that is no number is the schema's to refuse, and not to be replaced before.
+                        Outcome { warnings: Vec::new(), ..check(&write) }
+                    }
                     Phase::Mutating => default_then_check(write),
+                    Phase::Validating => check(&write),
                 }
             })
             .await?;
@@ -57,6 +68,22 @@ impl Admission {
             None => add(&["spec"], json!({ "replicas": replicas })),
         }));
         Ok(outcome)
+    }
+
+    /// The clusters that a new one would share a Service with.
+    async fn neighbours(&self, namespace: &str, name: &str) -> Result<Vec<String>, LiveError> {
+        let mut neighbours = Vec::new();
+        if name.is_empty() {
+            return Ok(neighbours);
+        }
+        for rival in rivals_for_services(name) {
+            let known = self.world.target(namespace, &rival).cluster.is_some();
+            let there = known
+                && (!Clause::FreshNeighbour.in_force()
+                    || self.live.cluster(namespace, &rival).await?.is_some());
+            neighbours.extend(there.then_some(rival));
+        }
+        Ok(neighbours)
     }
 }
 
@@ -76,9 +103,32 @@ struct ClusterPart<'a> {
     spec: Option<SpecPart>,
 }
 
+/// The counts, whatever stands there: what is no number keeps nothing else from being filled in and judged.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SpecPart {
+    #[serde(default)]
+    replicas: Count,
+    #[serde(default)]
+    min_replicas: Count,
+    #[serde(default)]
+    max_replicas: Count,
+}
+
+impl From<&SpecPart> for Spec {
+    fn from(SpecPart { replicas, min_replicas, max_replicas }: &SpecPart) -> Self {
+        let bounds = Bounds { min: min_replicas.whole(), max: max_replicas.whole() };
+        Self { replicas: replicas.whole(), bounds }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ClusterMetadataPart<'a> {
+    #[serde(default, borrow)]
+    name: Cow<'a, str>,
+    #[serde(default, borrow)]
+    generate_name: Cow<'a, str>,
     #[serde(borrow)]
     annotations: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
     deletion_timestamp: Option<serde::de::IgnoredAny>,

@@ -15,16 +15,15 @@ impl Admission {
         // What does not parse has a field of a wrong type: the API server refuses it, and names the field.
         let Ok(new) = part::<HpaPart>(request.object, "object") else { return Ok(Outcome::default()) };
         let old = match request.operation {
-            Operation::Create => None,
+            Operation::Delete | Operation::Connect if Clause::HpaDeletion.in_force() => {
+                return Ok(Outcome::default());
+            }
             Operation::Update => {
                 // One that is taken from its ScaledObject had no predecessor to excuse it.
                 let old = part::<HpaPart>(request.old_object, "oldObject").ok();
                 old.filter(|old| !old.of_scaled_object()).and_then(|old| old.view())
             }
-            Operation::Delete | Operation::Connect if Clause::HpaDeletion.in_force() => {
-                return Ok(Outcome::default());
-            }
-            Operation::Delete | Operation::Connect => None,
+            Operation::Create | Operation::Delete | Operation::Connect => None,
         };
         let controlled = new.of_scaled_object() && Clause::HpaControlled.in_force();
         let deleting = new.metadata.deletion_timestamp.is_some() && Clause::DeletedHpa.in_force();

@@ -11,6 +11,7 @@ mod hpa;
 mod scale;
 mod scaled_object;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use webhook::response::{Cause, Denial, Response};
 use webhook::review::{Operation, Request};
 
 use crate::api::names::{GROUP, KEDA_GROUP, KIND, PLURAL};
-use crate::policy::{Clause, Mode, Outcome, Scaler};
+use crate::policy::{Clause, Mode, Name, Outcome, Scaler};
 use crate::telemetry::{Answers, Metrics};
 use crate::world::World;
 use crate::world::live::{Live, LiveError};
@@ -157,10 +158,15 @@ fn respond(
             outcome.warnings.splice(..0, refusals);
         }
     }
+    if !outcome.allowed() && Clause::NothingStored.in_force() {
+        outcome.warnings.retain(|warning| !warning.rule.tells_of_a_change());
+    }
     let warnings = outcome.warnings.iter().map(ToString::to_string);
     if !outcome.allowed() {
         answers.denied.inc();
-        let name = &*request.name;
+        let metadata = part::<Named<'_>>(request.object, "object").unwrap_or_default().metadata;
+        let name = if request.name.is_empty() { &*metadata.name } else { &*request.name };
+        let called = Name::new(name, &metadata.generate_name);
         // Of a subresource, the object that it belongs to.
         let (group, kind) = match &*request.sub_resource {
             "" => (&*request.kind.group, &*request.kind.kind),
@@ -174,10 +180,11 @@ fn respond(
             "refused"
         );
         return Response::deny(Denial {
-            name: name.to_owned(),
+            // `kubectl` prints it before the causes: what a name begins with is better than none.
+            name: if name.is_empty() { metadata.generate_name.to_string() } else { name.to_owned() },
             group: group.to_owned(),
             kind: kind.to_owned(),
-            message: format!("{kind} {name:?}: {}", outcome.message()),
+            message: format!("{kind} {called}: {}", outcome.message()),
             causes: outcome
                 .refusals
                 .iter()
@@ -192,6 +199,22 @@ fn respond(
         response = response.audit_annotation("scale-clamped", format!("from {from} to {to}"));
     }
     response.patch(&outcome.edits)
+}
+
+/// The name of any object, or what it will begin with.
+#[derive(Default, Deserialize)]
+struct Named<'a> {
+    #[serde(default, borrow)]
+    metadata: NamedMetadata<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NamedMetadata<'a> {
+    #[serde(default, borrow)]
+    name: Cow<'a, str>,
+    #[serde(default, borrow)]
+    generate_name: Cow<'a, str>,
 }
 
 fn add(path: &[&str], value: Value) -> PatchOperation {

@@ -1,6 +1,9 @@
 //! Rows of the policy that only a whole review shows: who is asked about whom, deletions, names to come.
 
+use rstest::rstest;
 use serde_json::{Value, json};
+
+use crate::policy::Mode;
 
 use super::Phase;
 use super::harness::{Plane, Resource, Write, cluster, hpa, scaled_object};
@@ -75,4 +78,101 @@ async fn what_keda_makes_of_a_scaled_object_is_not_judged_again() {
         let taken = Write::update(Resource::Hpa(version), write.new.unwrap(), hpa("keda-hpa-queue", 7, 9));
         assert!(!plane.answer(Phase::Validating, &taken).await.allowed);
     }
+}
+
+/// What is readable is filled in and judged; what is not is the schema's, which names the field and the type.
+#[rstest]
+#[case::float(json!({"replicas": 3.0, "maxReplicas": 2.0}), &["spec.replicas"], &json!(null))]
+#[case::sound_float(json!({"replicas": 3.0}), &[], &json!(3.0))]
+#[case::text(json!({"replicas": "3", "minReplicas": 9, "maxReplicas": 8}), &["spec.minReplicas"], &json!(null))]
+#[case::only_text(json!({"replicas": "3"}), &[], &json!("3"))]
+#[case::fraction(json!({"replicas": 3.5}), &[], &json!(3.5))]
+#[case::i64_count(json!({"replicas": 3_000_000_000_i64}), &[], &json!(3_000_000_000_i64))]
+#[case::i64_bound(json!({"maxReplicas": 3_000_000_000_i64}), &[], &json!(1))]
+#[case::i64_bound_beside_another(json!({"maxReplicas": 3_000_000_000_i64, "minReplicas": 4}), &[], &json!(4))]
+#[case::text_bound(json!({"minReplicas": "3"}), &[], &json!(1))]
+#[case::list_bound(json!({"minReplicas": [3]}), &[], &json!(1))]
+#[tokio::test]
+async fn counts_of_another_type(#[case] spec: Value, #[case] refused: &[&str], #[case] stored: &Value) {
+    let write = Write::create(Resource::Cluster, cluster("a", &spec));
+    let answer = Plane::new(&[]).answer(Phase::Mutating, &write).await;
+    assert_eq!(answer.fields, refused, "{answer:?}");
+    if answer.allowed {
+        assert_eq!(&answer.apply(&write.new.unwrap())["spec"]["replicas"], stored);
+    }
+}
+
+#[rstest]
+#[case::yet_without_a_name(Phase::Mutating, json!({"generateName": "a-"}), "VLLMCluster with generateName \"a-\": ", "spec.maxReplicas of VLLMCluster with generateName \"a-\"")]
+#[case::with_the_name_it_got(Phase::Validating, json!({"generateName": "a-", "name": "a-x7k2p"}), "VLLMCluster \"a-x7k2p\": ", "spec.maxReplicas of VLLMCluster \"a-x7k2p\"")]
+#[tokio::test]
+async fn a_name_to_come_is_not_printed_empty(
+    #[case] phase: Phase,
+    #[case] metadata: Value,
+    #[case] begins: &str,
+    #[case] says: &str,
+) {
+    let mut object = cluster("a", &json!({"replicas": 9, "maxReplicas": 5}));
+    object["metadata"] = metadata;
+    let answer = Plane::new(&[]).answer(phase, &Write::create(Resource::Cluster, object)).await;
+    assert!(answer.message.starts_with(begins) && answer.message.contains(says), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_whose_service_is_anothers_is_refused_while_the_other_is_there() {
+    let sound = json!({"replicas": 1});
+    let create = |name| Write::create(Resource::Cluster, cluster(name, &sound));
+    for (there, new) in [("a", "a-pods"), ("a-pods", "a")] {
+        let plane = Plane::new(&[(Resource::Cluster, cluster(there, &sound))]);
+        let answer = plane.answer(Phase::Mutating, &create(new)).await;
+        assert_eq!(answer.fields, ["metadata.name"], "{answer:?}");
+        assert!(answer.message.contains(&format!("of VLLMCluster {there:?}")), "{answer:?}");
+        assert!(plane.answer(Phase::Mutating, &create("b")).await.allowed);
+        // Deleted, which the watch has not told yet.
+        let mut gone = Plane::new(&[]);
+        gone.admission.world = plane.admission.world.clone();
+        assert!(gone.answer(Phase::Mutating, &create(new)).await.allowed);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_write_is_told_nothing_of_what_would_have_been_stored() {
+    let mut plane = Plane::new(&[(
+        Resource::ScaledObject,
+        scaled_object("queue", &json!({"minReplicaCount": 7, "maxReplicaCount": 9})),
+    )]);
+    let old = cluster("a", &json!({"replicas": 8}));
+    let write =
+        Write::update(Resource::Cluster, old, cluster("a", &json!({"replicas": 8, "maxReplicas": 5})));
+    let answer = plane.answer(Phase::Mutating, &write).await;
+    assert_eq!((&answer.fields[..], &answer.warnings[..]), (&["spec.maxReplicas".to_owned()][..], &[][..]));
+    // Where refusals only warn, it is stored, and that is said.
+    plane.admission.mode = Mode::Warn;
+    let answer = plane.answer(Phase::Mutating, &write).await;
+    assert!(answer.allowed && answer.warnings[0].contains("stored 5"), "{answer:?}");
+}
+
+/// Objects that a backup brings back without owners, in the order of their kinds: the HPA is KEDA's to make, and let in
+/// it would keep the ScaledObject out.
+#[tokio::test]
+async fn a_restore_without_owners_loses_nothing_but_the_hpa_that_keda_makes_anew() {
+    let restored = || Write::create(Resource::Hpa("v2"), hpa("keda-hpa-queue", 1, 5));
+    let answer = Plane::new(&[]).answer(Phase::Validating, &restored()).await;
+    assert_eq!(answer.fields, ["metadata.ownerReferences"], "{answer:?}");
+    assert!(answer.message.contains("leave it out: KEDA makes it anew"), "{answer:?}");
+    let queue = scaled_object("queue", &json!({"minReplicaCount": 1, "maxReplicaCount": 5}));
+    let answer = Plane::new(&[])
+        .answer(Phase::Validating, &Write::create(Resource::ScaledObject, queue.clone()))
+        .await;
+    assert!(answer.allowed, "{answer:?}");
+    let plane = Plane::new(&[
+        (Resource::ScaledObject, queue.clone()),
+        (Resource::Cluster, cluster("a", &json!({"replicas": 1}))),
+    ]);
+    assert_eq!(plane.answer(Phase::Validating, &restored()).await.fields, ["metadata.ownerReferences"]);
+    // It came in while nobody answered: the sentence names the way out.
+    let plane = Plane::new(&[(Resource::Hpa("v2"), restored().new.unwrap())]);
+    let answer = plane.answer(Phase::Validating, &Write::create(Resource::ScaledObject, queue)).await;
+    assert_eq!(answer.fields, ["spec.scaleTargetRef.name"], "{answer:?}");
+    assert!(answer.message.contains("kubectl delete hpa keda-hpa-queue"), "{answer:?}");
 }

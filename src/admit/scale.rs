@@ -41,7 +41,7 @@ impl Admission {
         let mut outcome = self
             .with_fresh_scaler(namespace, name, known.scaler(), |scaler| {
                 let (old, new) = (Some(old.spec.replicas), new.spec.replicas);
-                decide(Count { name, old, new, bounds: cluster.bounds, scaler }, writer)
+                decide(Count { name: name.into(), old, new, bounds: cluster.bounds, scaler }, writer)
             })
             .await?;
         if (phase, writer) == (Phase::Mutating, Writer::Person) && outcome.allowed() {

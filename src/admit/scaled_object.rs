@@ -52,12 +52,11 @@ impl Admission {
         // What does not parse has a field of a wrong type: KEDA's schema refuses it, and names the field.
         let Ok(new) = part::<ScaledObject>(request.object, "object") else { return Ok(Outcome::default()) };
         let old = match request.operation {
-            Operation::Create => None,
-            Operation::Update => part::<ScaledObject>(request.old_object, "oldObject").ok(),
             Operation::Delete | Operation::Connect if Clause::ScalerDeletion.in_force() => {
                 return Ok(Outcome::default());
             }
-            Operation::Delete | Operation::Connect => None,
+            Operation::Update => part::<ScaledObject>(request.old_object, "oldObject").ok(),
+            Operation::Create | Operation::Delete | Operation::Connect => None,
         };
         let Some(cluster) = new.targets_cluster() else { return Ok(Outcome::default()) };
         let namespace = &*request.namespace;

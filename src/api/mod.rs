@@ -4,6 +4,7 @@
 //! annotation, a condition or a field manager takes it from [`names`] and never spells it again.
 
 pub mod cluster;
+pub mod count;
 pub mod crd;
 pub mod names;
 

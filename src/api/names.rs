@@ -26,6 +26,8 @@ pub const PAUSED_REPLICAS: &str = "autoscaling.keda.sh/paused-replicas";
 
 /// Set to `"true"` on a `ScaledObject`, KEDA takes over the HPA that the object names.
 pub const TRANSFER_HPA: &str = "scaledobject.keda.sh/transfer-hpa-ownership";
+/// The label by which KEDA marks a `ScaledObject`, and with all its labels the HPA that it makes: the name.
+pub const OWNER_LABEL: &str = "scaledobject.keda.sh/name";
 /// Set to `"false"` on an HPA, it may stand beside a `ScaledObject`.
 pub const HPA_OWNERSHIP: &str = "validations.keda.sh/hpa-ownership";
 

@@ -4,9 +4,11 @@
 //! Architecture invariant: numbers and the sentences about them; which write they are applied to is not known
 //! here.
 
+use std::ops::RangeInclusive;
+
 use crate::api::names::{KIND, MAX_REPLICAS, PAUSED};
 
-use super::{Clause, Finding, Rule};
+use super::{Clause, Finding, Name, Rule};
 
 /// The field that every rule about counts speaks of.
 pub const REPLICAS: &str = "spec.replicas";
@@ -42,19 +44,19 @@ impl Bounds {
     }
 
     /// What is wrong with a count that lies outside of the bounds.
-    pub fn violation(self, name: &str, replicas: i32) -> Option<Finding> {
+    pub fn violation(self, name: Name<'_>, replicas: i32) -> Option<Finding> {
         let (rule, message) = if replicas < self.lower() {
             match self.min {
                 Some(min) if min > 1 => (
                     Rule::CountBelowMinimum,
                     format!(
-                        "{replicas} is below the minimum {min} (spec.minReplicas of {KIND} {name:?}); use {min} or more, or lower spec.minReplicas"
+                        "{replicas} is below the minimum {min} (spec.minReplicas of {KIND} {name}); use {min} or more, or lower spec.minReplicas"
                     ),
                 ),
                 _ => (
                     Rule::CountBelowOne,
                     format!(
-                        "{replicas} is below the minimum 1: a {KIND} keeps at least 1 replica; use 1 or more, or delete {KIND} {name:?} to stop serving"
+                        "{replicas} is below the minimum 1: a {KIND} keeps at least 1 replica; use 1 or more, or delete {KIND} {name} to stop serving"
                     ),
                 ),
             }
@@ -63,7 +65,7 @@ impl Bounds {
                 Some(max) if max <= MAX_REPLICAS => (
                     Rule::CountAboveMaximum,
                     format!(
-                        "{replicas} is above the maximum {max} (spec.maxReplicas of {KIND} {name:?}); use {max} or fewer, or raise spec.maxReplicas"
+                        "{replicas} is above the maximum {max} (spec.maxReplicas of {KIND} {name}); use {max} or fewer, or raise spec.maxReplicas"
                     ),
                 ),
                 _ => (
@@ -110,6 +112,11 @@ impl Scaler {
     /// Whether it holds the count: KEDA leaves the count alone while it is paused.
     pub fn holds(&self) -> bool {
         !(self.paused && Clause::PausedHoldsNothing.in_force())
+    }
+
+    /// Its own range, whatever the cluster allows.
+    pub fn range(&self) -> RangeInclusive<i32> {
+        self.lower()..=self.upper()
     }
 
     /// The range that it leaves within a cluster's bounds; `None` where they have nothing in common.

@@ -21,6 +21,10 @@ ids! {
         OlderName = "every/older-cluster-name",
         /// Bounds of a cluster are judged when they change.
         OlderBounds = "every/older-bounds",
+        /// A bound that was no bound before is warned about.
+        OlderBound = "every/older-bound-warns",
+        /// Bounds that already had nothing in common with the ScaledObject are warned about.
+        OlderGap = "every/older-gap-warns",
         /// A fault of a ScaledObject that it already had is warned about.
         OlderFault = "every/older-fault-of-scaled-object-warns",
         /// One older fault excuses one, not all of its kind.
@@ -139,6 +143,8 @@ ids! {
         // An HPA.
         /// An HPA that an attached ScaledObject is to take over is no rival.
         HpaTakenOver = "hpa/taken-over",
+        /// An HPA without its owner is judged when it is created, and never again.
+        OlderHpaWithoutOwner = "every/older-hpa-without-owner",
         /// KEDA's ownership annotation excuses an HPA.
         HpaOwnership = "hpa/ownership-annotation",
         /// HPAs that a ScaledObject controls are never judged.
@@ -150,6 +156,9 @@ ids! {
         /// A namespace's label goes before the operator's own mode.
         ModeOfNamespace = "mode/namespace-label",
 
+        /// A refused write is told nothing of what would have been stored.
+        NothingStored = "mode/nothing-stored-of-refused",
+
         // Freshness.
         /// A cluster of another resourceVersion than the review's is read live.
         FreshParent = "fresh/parent-of-scale",
@@ -159,6 +168,8 @@ ids! {
         FreshSurroundings = "fresh/surroundings-of-scaled-object",
         /// A cluster that no watch has told of is read live for its ScaledObject.
         FreshTarget = "fresh/target-of-scaled-object",
+        /// A cluster whose Service has the name is read live before a refusal that rests on it.
+        FreshNeighbour = "fresh/neighbour-before-refusal",
         /// What is around an HPA is read live before it is refused.
         FreshHpaSurroundings = "fresh/surroundings-of-hpa",
     }

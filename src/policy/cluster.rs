@@ -3,11 +3,12 @@
 //! Architecture invariant: `default` only fills in, `check` only judges. The mutating webhook runs both, so that
 //! its sentence comes before the schema's; the validating one runs `check` on what will be stored.
 
-use crate::api::names::{KIND, MAX_NAME, MAX_REPLICAS};
+use crate::api::names::{KIND, MAX_NAME, MAX_REPLICAS, headless_service};
 
 use super::bounds::REPLICAS;
+use super::name::SUFFIX;
 use super::scale::{Count, by_person};
-use super::{Bounds, Clause, Finding, Outcome, Rule, Scaler};
+use super::{Bounds, Clause, Finding, Name, Outcome, Rule, Scaler};
 
 const LOWER: &str = "spec.minReplicas";
 const UPPER: &str = "spec.maxReplicas";
@@ -24,8 +25,8 @@ pub struct Spec {
 /// One write of a `VLLMCluster`.
 #[derive(Clone, Copy, Debug)]
 pub struct Write<'a> {
-    /// The cluster's name; empty while `generateName` has not given it one.
-    pub name: &'a str,
+    /// The cluster's name.
+    pub name: Name<'a>,
     /// The spec that the write states.
     pub new: Spec,
     /// The spec before the write; `None` on creation.
@@ -34,6 +35,16 @@ pub struct Write<'a> {
     pub keep_live: bool,
     /// The attached ScaledObject, if there is one.
     pub scaler: Option<&'a Scaler>,
+    /// Those of [`rivals_for_services`] that exist.
+    pub neighbours: &'a [String],
+}
+
+/// The clusters beside which a new one of this name would share a Service, if they exist.
+pub fn rivals_for_services(name: &str) -> impl Iterator<Item = String> {
+    let longer = headless_service(name);
+    let shorter = name.rsplit_once('-').map(|(shorter, _)| shorter);
+    let shorter = shorter.filter(|shorter| headless_service(shorter) == name).map(str::to_owned);
+    shorter.into_iter().chain([longer])
 }
 
 impl Write<'_> {
@@ -84,7 +95,7 @@ fn kept_count(write: &Write<'_>, live: i32, outcome: &mut Outcome) -> Option<i32
         Rule::CountMovedByBounds,
         REPLICAS,
         format!(
-            "the live count {live} is outside the new bounds {} to {} of {KIND} {:?}; stored {nearest}",
+            "the live count {live} is outside the new bounds {} to {} of {KIND} {}; stored {nearest}",
             bounds.lower(),
             bounds.upper(),
             write.name
@@ -96,12 +107,12 @@ fn kept_count(write: &Write<'_>, live: i32, outcome: &mut Outcome) -> Option<i32
 /// Judges what will be stored.
 pub fn check(write: &Write<'_>) -> Outcome {
     let mut outcome = Outcome::default();
-    let judges_name = write.old.is_none() || !Clause::OlderName.in_force();
-    if judges_name && !write.name.is_empty() {
+    if write.old.is_none() || !Clause::OlderName.in_force() {
         outcome.refuse_all(name_finding(write.name));
+        outcome.refuse_all(write.neighbours.iter().map(|neighbour| service_finding(write.name, neighbour)));
     }
     if write.bounds_changed() || !Clause::OlderBounds.in_force() {
-        outcome.refuse_all(bounds_findings(write.new.bounds));
+        judge_bounds(write, &mut outcome);
         judge_scaler(write, &mut outcome);
     }
     // A count is judged against bounds only where they make sense together.
@@ -124,14 +135,14 @@ pub fn check(write: &Write<'_>) -> Outcome {
 /// condition. Empty: nothing.
 pub fn conflicts(name: &str, spec: Spec, scalers: &[Scaler], hpas: &[String]) -> Vec<Finding> {
     let mut outcome = Outcome::default();
+    let name = Name::Given(name);
     if let Some(replicas) = spec.replicas {
         outcome.refuse_all(spec.bounds.violation(name, replicas));
     }
     for scaler in scalers {
-        judge_scaler(
-            &Write { name, new: spec, old: None, keep_live: false, scaler: Some(scaler) },
-            &mut outcome,
-        );
+        let write =
+            Write { name, new: spec, old: None, keep_live: false, scaler: Some(scaler), neighbours: &[] };
+        judge_scaler(&write, &mut outcome);
     }
     let drivers: Vec<_> = scalers
         .iter()
@@ -148,7 +159,7 @@ pub fn conflicts(name: &str, spec: Spec, scalers: &[Scaler], hpas: &[String]) ->
             Rule::SeveralDrivers,
             REPLICAS,
             format!(
-                "{} scale {KIND} {name:?} at once and undo each other's counts; delete all but one",
+                "{} scale {KIND} {name} at once and undo each other's counts; delete all but one",
                 drivers.join(" and ")
             ),
         ));
@@ -157,55 +168,82 @@ pub fn conflicts(name: &str, spec: Spec, scalers: &[Scaler], hpas: &[String]) ->
 }
 
 /// The name becomes a Service's (DNS-1035 label) and part of a pod label (at most 52 characters).
-fn name_finding(name: &str) -> Option<Finding> {
+fn name_finding(name: Name<'_>) -> Option<Finding> {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let (field, text) = match name {
+        Name::Given(name) => ("metadata.name", name),
+        Name::Generated(prefix) => ("metadata.generateName", prefix),
+    };
+    let ends_well = matches!(name, Name::Generated(_)) || !text.ends_with('-');
     let (rule, message) = if name.len() > MAX_NAME {
-        (
-            Rule::NameTooLong,
-            format!(
-                "{name:?} has {} characters; use at most {MAX_NAME}, because the StatefulSet controller puts the name into a pod label and Kubernetes would create no pod",
-                name.len()
+        let why = "because the StatefulSet controller puts the name into a pod label and Kubernetes would create no pod";
+        let message = match name {
+            Name::Given(name) => {
+                format!("{name:?} has {} characters; use at most {MAX_NAME}, {why}", name.len())
+            }
+            Name::Generated(prefix) => format!(
+                "{prefix:?} begins a name of {} characters; use at most {}, {why}",
+                name.len(),
+                MAX_NAME - SUFFIX
             ),
-        )
-    } else if !name.chars().all(legal)
-        || !name.starts_with(|c: char| c.is_ascii_lowercase())
-        || name.ends_with('-')
-    {
+        };
+        (Rule::NameTooLong, message)
+    } else if !text.chars().all(legal) || !text.starts_with(|c: char| c.is_ascii_lowercase()) || !ends_well {
+        let what = if matches!(name, Name::Generated(_)) { "begins no" } else { "is no" };
         (
             Rule::NameNoLabel,
             format!(
-                "{name:?} is no DNS-1035 label; use a-z, 0-9 and '-', starting with a letter and ending with a letter or digit, because Services bear the name"
+                "{text:?} {what} DNS-1035 label; use a-z, 0-9 and '-', starting with a letter and ending with a letter or digit, because Services bear the name"
             ),
         )
     } else {
         return None;
     };
-    Some(Finding::new(rule, "metadata.name", message))
+    Some(Finding::new(rule, field, message))
 }
 
-fn bounds_findings(bounds: Bounds) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (rule, field, bound) in
-        [(Rule::MinimumOutOfRange, LOWER, bounds.min), (Rule::MaximumOutOfRange, UPPER, bounds.max)]
-    {
-        if let Some(bound) = bound.filter(|bound| !(1..=MAX_REPLICAS).contains(bound)) {
-            findings.push(Finding::new(
+/// Beside a cluster whose Service has the name that one of this cluster's is to have.
+fn service_finding(name: Name<'_>, neighbour: &str) -> Finding {
+    let theirs = headless_service(neighbour);
+    let message = match name {
+        Name::Given(name) if *name == theirs => format!(
+            "{name:?} is the headless Service of {KIND} {neighbour:?} in this namespace; use another name"
+        ),
+        Name::Given(_) | Name::Generated(_) => format!(
+            "the headless Service of {KIND} {name} would be {neighbour:?}, which is the Service of {KIND} {neighbour:?} in this namespace; use another name"
+        ),
+    };
+    Finding::new(Rule::NameOfService, "metadata.name", message)
+}
+
+/// New bounds by themselves.
+fn judge_bounds(write: &Write<'_>, outcome: &mut Outcome) {
+    let Bounds { min, max } = write.new.bounds;
+    let old = write.old.map(|old| old.bounds).filter(|_| Clause::OlderBound.in_force());
+    let mut sound = true;
+    for (rule, field, bound, before) in [
+        (Rule::MinimumOutOfRange, LOWER, min, old.map(|old| old.min)),
+        (Rule::MaximumOutOfRange, UPPER, max, old.map(|old| old.max)),
+    ] {
+        if let Some(number) = bound.filter(|bound| !(1..=MAX_REPLICAS).contains(bound)) {
+            sound = false;
+            let finding = Finding::new(
                 rule,
                 field,
-                format!("{bound} is no bound of replicas; use 1 to {MAX_REPLICAS}"),
-            ));
+                format!("{number} is no bound of replicas; use 1 to {MAX_REPLICAS}"),
+            );
+            outcome.refuse_unless(before == Some(bound), finding);
         }
     }
-    if let (Bounds { min: Some(min), max: Some(max) }, true) = (bounds, findings.is_empty())
+    if let (Some(min), Some(max), true) = (min, max, sound)
         && min > max
     {
-        findings.push(Finding::new(
+        outcome.refuse(Finding::new(
             Rule::MinimumAboveMaximum,
             LOWER,
             format!("{min} is above spec.maxReplicas {max}; use {max} or less, or raise spec.maxReplicas"),
         ));
     }
-    findings
 }
 
 /// New bounds against the attached ScaledObject: nothing in common refuses, a partial overlap warns.
@@ -213,8 +251,10 @@ fn judge_scaler(write: &Write<'_>, outcome: &mut Outcome) {
     let bounds = write.new.bounds;
     let Some(scaler) = write.scaler.filter(|_| bounds.consistent()) else { return };
     let (lower, upper) = (scaler.lower(), scaler.upper());
+    let older =
+        write.old.is_some_and(|old| scaler.within(old.bounds).is_none()) && Clause::OlderGap.in_force();
     match scaler.within(bounds) {
-        None => outcome.refuse(Finding::of_scaler(
+        None => outcome.refuse_unless(older, Finding::of_scaler(
             Rule::BoundsOutsideScaler,
             if bounds.upper() < lower { UPPER } else { LOWER },
             format!(
@@ -226,7 +266,7 @@ fn judge_scaler(write: &Write<'_>, outcome: &mut Outcome) {
             Rule::BoundsCutScaler,
             if high < upper { UPPER } else { LOWER },
             format!(
-                "ScaledObject {:?} asks for {lower} to {upper} replicas; the bounds of {KIND} {:?} leave {low} to {high} of them",
+                "ScaledObject {:?} asks for {lower} to {upper} replicas; the bounds of {KIND} {} leave {low} to {high} of them",
                 scaler.name, write.name
             ),
         )),
@@ -235,189 +275,4 @@ fn judge_scaler(write: &Write<'_>, outcome: &mut Outcome) {
 }
 
 #[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    const fn spec(replicas: Option<i32>, min: Option<i32>, max: Option<i32>) -> Spec {
-        Spec { replicas, bounds: Bounds { min, max } }
-    }
-
-    const fn write(old: Option<Spec>, new: Spec, scaler: Option<&Scaler>) -> Write<'_> {
-        Write { name: "a", new, old, keep_live: false, scaler }
-    }
-
-    fn scaler(min: i32, max: i32) -> Scaler {
-        Scaler { name: "queue".into(), min: Some(min), max: Some(max), paused: false, takes_over: None }
-    }
-
-    #[rstest]
-    #[case::nothing_known(spec(None, None, None), None, Some(1))]
-    #[case::stated(spec(Some(3), None, None), None, None)]
-    #[case::raised_to_the_bound(spec(None, Some(2), None), None, Some(2))]
-    #[case::raised_to_the_holder(spec(None, None, None), Some(scaler(3, 6)), Some(3))]
-    #[case::the_bound_is_higher(spec(None, Some(5), None), Some(scaler(3, 6)), Some(5))]
-    #[case::holder_above_the_maximum(spec(None, None, Some(2)), Some(scaler(3, 6)), Some(1))]
-    fn an_absent_count_on_creation(
-        #[case] new: Spec,
-        #[case] scaler: Option<Scaler>,
-        #[case] stored: Option<i32>,
-    ) {
-        assert_eq!(default(&write(None, new, scaler.as_ref())).replicas, stored);
-    }
-
-    #[test]
-    fn a_paused_scaler_raises_nothing() {
-        let paused = Scaler { paused: true, ..scaler(3, 6) };
-        assert_eq!(default(&write(None, spec(None, None, None), Some(&paused))).replicas, Some(1));
-    }
-
-    #[rstest]
-    #[case::absent_keeps_the_live_count(spec(None, None, None), false, Some(7), 0)]
-    #[case::stated_is_obeyed(spec(Some(1), None, None), false, None, 0)]
-    #[case::kept_by_annotation(spec(Some(1), None, None), true, Some(7), 0)]
-    #[case::kept_and_already_so(spec(Some(7), None, None), true, None, 0)]
-    #[case::absent_outside_new_bounds(spec(None, None, Some(5)), false, Some(5), 1)]
-    #[case::untouched_outside_new_bounds(spec(Some(7), None, Some(5)), false, Some(5), 1)]
-    #[case::untouched_below_new_bounds(spec(Some(7), Some(9), None), false, Some(9), 1)]
-    #[case::stated_outside_is_for_the_check(spec(Some(8), None, Some(5)), false, None, 0)]
-    #[case::inconsistent_bounds_are_for_the_check(spec(None, Some(9), Some(8)), false, Some(7), 0)]
-    fn an_update_of_a_cluster_that_runs_seven(
-        #[case] new: Spec,
-        #[case] keep_live: bool,
-        #[case] stored: Option<i32>,
-        #[case] warnings: usize,
-    ) {
-        let old = Some(spec(Some(7), None, None));
-        let outcome = default(&Write { keep_live, ..write(old, new, None) });
-        assert_eq!((outcome.replicas, outcome.warnings.len()), (stored, warnings), "{outcome:?}");
-    }
-
-    #[test]
-    fn old_bounds_move_nothing() {
-        let old = spec(Some(7), None, Some(5));
-        let outcome = default(&write(Some(old), spec(None, None, Some(5)), None));
-        assert_eq!((outcome.replicas, outcome.warnings.len()), (Some(7), 0));
-    }
-
-    #[rstest]
-    #[case::longest(&"a".repeat(52), "")]
-    #[case::too_long(&"a".repeat(53), "53 characters; use at most 52")]
-    #[case::starts_with_a_digit("1a", "DNS-1035")]
-    #[case::dots("a.b", "DNS-1035")]
-    #[case::ends_with_a_dash("a-", "DNS-1035")]
-    #[case::generated_later("", "")]
-    fn names(#[case] name: &str, #[case] says: &str) {
-        let outcome = check(&Write { name, ..write(None, spec(Some(1), None, None), None) });
-        assert_eq!(outcome.allowed(), says.is_empty(), "{outcome:?}");
-        assert!(outcome.message().contains(says), "{outcome:?}");
-    }
-
-    #[test]
-    fn a_name_is_judged_once() {
-        let same = spec(Some(1), None, None);
-        assert!(check(&Write { name: "a.b", ..write(Some(same), same, None) }).allowed());
-    }
-
-    #[rstest]
-    #[case::crossed(spec(Some(3), Some(5), Some(2)), &["spec.minReplicas: 5 is above spec.maxReplicas 2"])]
-    #[case::zero(spec(Some(3), Some(0), None), &["spec.minReplicas: 0 is no bound"])]
-    #[case::both(spec(Some(3), Some(0), Some(-1)), &["spec.minReplicas: 0", "spec.maxReplicas: -1"])]
-    #[case::count_above(spec(Some(9), None, Some(5)), &["spec.replicas: 9 is above the maximum 5"])]
-    fn bounds_of_a_new_cluster(#[case] new: Spec, #[case] says: &[&str]) {
-        let message = check(&write(None, new, None)).message();
-        assert!(says.iter().all(|part| message.contains(part)), "{message}");
-    }
-
-    #[rstest]
-    #[case::below(
-        spec(Some(2), None, Some(2)),
-        "spec.maxReplicas: the bounds 1 to 2 have no count in common"
-    )]
-    #[case::above(
-        spec(Some(9), Some(9), None),
-        "spec.minReplicas: the bounds 9 to 100000 have no count in common"
-    )]
-    fn bounds_without_a_common_count(#[case] new: Spec, #[case] says: &str) {
-        let queue = scaler(3, 6);
-        let outcome = check(&write(Some(spec(new.replicas, None, None)), new, Some(&queue)));
-        assert!(outcome.message().contains(says), "{outcome:?}");
-        assert!(outcome.rests_on_scaler());
-        // The same bounds again are no change of this write.
-        assert!(check(&write(Some(new), new, Some(&queue))).allowed());
-    }
-
-    #[test]
-    fn narrower_bounds_refuse_the_count_that_they_leave_outside() {
-        // The mutating webhook moves such a count; without it, the check still holds.
-        let old = spec(Some(9), None, None);
-        let outcome = check(&write(Some(old), spec(Some(9), None, Some(5)), None));
-        assert!(outcome.message().contains("spec.replicas: 9 is above the maximum 5"), "{outcome:?}");
-    }
-
-    #[rstest]
-    #[case::one_that_fits(spec(Some(4), Some(3), Some(6)), &[scaler(3, 6)], &[], &[])]
-    #[case::count_outside(spec(Some(9), None, Some(6)), &[], &[], &["spec.replicas: 9 is above the maximum 6"])]
-    #[case::nothing_in_common(spec(Some(1), None, Some(2)), &[scaler(3, 6)], &[], &["spec.maxReplicas: the bounds 1 to 2 have no count in common"])]
-    #[case::partial(spec(Some(4), None, Some(5)), &[scaler(3, 6)], &[], &["leave 3 to 5 of them"])]
-    #[case::two_scalers(spec(Some(4), None, None), &[scaler(3, 6), Scaler { name: "other".into(), ..scaler(3, 6) }], &[], &["ScaledObject \"queue\" and ScaledObject \"other\" scale VLLMCluster \"a\" at once"])]
-    #[case::beside_an_hpa(spec(Some(4), None, None), &[scaler(3, 6)], &["h"], &["ScaledObject \"queue\" and HorizontalPodAutoscaler \"h\""])]
-    #[case::taken_over(spec(Some(4), None, None), &[Scaler { takes_over: Some("h".into()), ..scaler(3, 6) }], &["h"], &[])]
-    #[case::an_hpa_alone(spec(Some(4), None, None), &[], &["h"], &[])]
-    fn conflicts_of(
-        #[case] spec: Spec,
-        #[case] scalers: &[Scaler],
-        #[case] hpas: &[&str],
-        #[case] says: &[&str],
-    ) {
-        let hpas: Vec<_> = hpas.iter().map(|&hpa| hpa.to_owned()).collect();
-        let found = conflicts("a", spec, scalers, &hpas);
-        assert_eq!(found.len(), says.len(), "{found:?}");
-        assert!(found.iter().zip(says).all(|(found, says)| found.to_string().contains(says)), "{found:?}");
-    }
-
-    #[test]
-    fn a_partial_overlap_warns() {
-        let queue = scaler(3, 6);
-        let old = spec(Some(4), None, None);
-        let outcome = check(&write(Some(old), spec(Some(4), None, Some(5)), Some(&queue)));
-        assert!(outcome.allowed());
-        assert!(outcome.warnings[0].to_string().contains("leave 3 to 5"), "{outcome:?}");
-    }
-
-    #[test]
-    fn a_stated_count_is_judged_like_a_scale_by_a_person() {
-        let queue = scaler(3, 6);
-        let old = spec(Some(4), None, None);
-        let outcome = check(&write(Some(old), spec(Some(8), None, None), Some(&queue)));
-        assert!(outcome.message().contains("maxReplicaCount of ScaledObject \"queue\""), "{outcome:?}");
-    }
-
-    #[test]
-    fn an_older_violation_warns() {
-        let old = spec(Some(9), None, Some(5));
-        let outcome = check(&write(Some(old), old, None));
-        assert!(outcome.allowed());
-        assert!(outcome.warnings[0].to_string().contains("9 is above the maximum 5"), "{outcome:?}");
-    }
-
-    mod properties {
-        use super::*;
-
-        proptest::proptest! {
-            #[test]
-            fn defaulting_twice_is_defaulting_once_and_what_it_fills_in_passes(
-                live in 1..30i32, min in proptest::option::of(1..20i32), width in proptest::option::of(0..20i32),
-                create in proptest::bool::ANY,
-            ) {
-                let max = width.map(|width| min.unwrap_or(1) + width);
-                let old = (!create).then(|| spec(Some(live), None, None));
-                let first = default(&write(old, spec(None, min, max), None)).replicas;
-                let stored = spec(first, min, max);
-                proptest::prop_assert_eq!(default(&write(old, stored, None)).replicas, None);
-                proptest::prop_assert!(check(&write(old, stored, None)).allowed());
-            }
-        }
-    }
-}
+mod tests;

@@ -4,9 +4,12 @@
 //!
 //! Architecture invariant: judges only; an HPA is never changed.
 
-use crate::api::names::{KIND, TRANSFER_HPA};
+use crate::api::names::{KIND, OWNER_LABEL, TRANSFER_HPA};
 
 use super::{Bounds, Clause, Finding, Outcome, Rule, Scaler};
+
+/// What KEDA puts before a ScaledObject's name to name its HPA.
+const KEDAS: &str = "keda-hpa-";
 
 /// An HPA, as far as the policy reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +22,23 @@ pub struct Hpa {
     pub min: i32,
     /// `spec.maxReplicas`.
     pub max: i32,
+    /// The ScaledObject that KEDA made it for, by its label or its name.
+    pub made_for: Option<String>,
     /// Whether its annotation `validations.keda.sh/hpa-ownership` lets it stand beside a ScaledObject.
     pub beside: bool,
+}
+
+/// The name that KEDA gives the HPA of a ScaledObject that states none.
+pub fn kedas_name(scaled_object: &str) -> String {
+    format!("{KEDAS}{scaled_object}")
+}
+
+impl Hpa {
+    /// The ScaledObject that KEDA made an HPA for. KEDA copies the labels of a ScaledObject, one of which holds its
+    /// name; the marks that it adds by itself give way to those copied.
+    pub fn made_for<'a>(name: &'a str, label: Option<&'a str>) -> Option<&'a str> {
+        label.or_else(|| name.strip_prefix(KEDAS)).filter(|scaled_object| !scaled_object.is_empty())
+    }
 }
 
 /// One write of an HPA.
@@ -43,6 +61,7 @@ pub fn check(write: &Write<'_>) -> Outcome {
     if write.old == Some(write.new) && Clause::UntouchedHpa.in_force() {
         return outcome;
     }
+    judge_origin(write, &mut outcome);
     judge_rivals(write, &mut outcome);
     judge_range(write, &mut outcome);
     outcome
@@ -55,14 +74,33 @@ impl<'a> Write<'a> {
     }
 }
 
+/// An HPA that is KEDA's own by its marks, but not by its owner.
+fn judge_origin(write: &Write<'_>, outcome: &mut Outcome) {
+    let Hpa { name, made_for, beside, .. } = write.new;
+    let created = write.old.is_none() || !Clause::OlderHpaWithoutOwner.in_force();
+    if let Some(scaled_object) = made_for.as_ref().filter(|_| created) {
+        let finding = Finding::new(
+            Rule::HpaWithoutOwnerCreated,
+            "metadata.ownerReferences",
+            format!(
+                "KEDA made {name:?} for ScaledObject {scaled_object:?}, which is not its owner here, as after a restore; leave it out: KEDA makes it anew, and its webhook refuses the ScaledObject beside it (to keep it as an HPA of your own, drop the label {OWNER_LABEL} and give it another name)"
+            ),
+        );
+        outcome.refuse_unless(*beside && Clause::HpaOwnership.in_force(), finding);
+    }
+}
+
 /// Whoever else decides on the same count.
 fn judge_rivals(write: &Write<'_>, outcome: &mut Outcome) {
-    let Hpa { name: hpa, cluster, beside, .. } = write.new;
+    let Hpa { name: hpa, cluster, beside, made_for, .. } = write.new;
     let older = write.predecessor().is_some_and(|old| !old.beside) && Clause::OlderHpaRival.in_force();
     let beside = *beside && Clause::HpaOwnership.in_force();
     let taken_over =
         |scaler: &&Scaler| scaler.takes_over.as_ref() == Some(hpa) && Clause::HpaTakenOver.in_force();
-    for Scaler { name, .. } in write.scalers.iter().filter(|scaler| !taken_over(scaler)) {
+    // Said by its origin.
+    let made_for = |scaler: &&Scaler| write.old.is_none() && made_for.as_ref() == Some(&scaler.name);
+    let rivals = write.scalers.iter().filter(|scaler| !taken_over(scaler) && !made_for(scaler));
+    for Scaler { name, .. } in rivals {
         let finding = Finding::of_scaler(
             Rule::HpaBesideScaler,
             "spec.scaleTargetRef",
@@ -118,7 +156,7 @@ mod tests {
     const BOUNDS: Option<Bounds> = Some(Bounds { min: Some(2), max: Some(6) });
 
     fn hpa(min: i32, max: i32) -> Hpa {
-        Hpa { name: "h".into(), cluster: "a".into(), min, max, beside: false }
+        Hpa { name: "h".into(), cluster: "a".into(), min, max, made_for: None, beside: false }
     }
 
     fn of_b(hpa: Hpa) -> Hpa {
@@ -213,6 +251,31 @@ mod tests {
             refusals + warnings > 0,
             "{said}"
         );
+    }
+
+    #[rstest]
+    #[case::by_name("keda-hpa-queue", None, Some("queue"))]
+    #[case::by_label("h", Some("queue"), Some("queue"))]
+    #[case::neither("h", None, None)]
+    #[case::no_name("keda-hpa-", None, None)]
+    fn whose_it_was(#[case] name: &str, #[case] label: Option<&str>, #[case] made_for: Option<&str>) {
+        assert_eq!(Hpa::made_for(name, label), made_for);
+    }
+
+    #[test]
+    fn one_that_has_lost_its_scaled_object_is_refused_on_creation() {
+        let new = Hpa { name: "keda-hpa-queue".into(), made_for: Some("queue".into()), ..hpa(2, 6) };
+        let scalers = [scaler("queue", None)];
+        for scalers in [&scalers[..], &[]] {
+            let write = Write { new: &new, old: None, bounds: BOUNDS, scalers };
+            let outcome = check(&write);
+            assert_eq!(outcome.refusals.len(), 1, "{outcome:?}");
+            assert!(outcome.message().contains("leave it out: KEDA makes it anew"), "{outcome:?}");
+            assert!(check(&Write { new: &beside(new.clone()), ..write }).allowed());
+            let old = Hpa { min: 3, ..new.clone() };
+            let outcome = check(&Write { old: Some(&old), ..write });
+            assert!(outcome.allowed(), "{outcome:?}");
+        }
     }
 
     #[test]

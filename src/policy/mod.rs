@@ -16,6 +16,7 @@ pub mod bounds;
 mod clause;
 pub mod cluster;
 pub mod hpa;
+pub mod name;
 pub mod outcome;
 pub mod rule;
 pub mod scale;
@@ -23,6 +24,7 @@ pub mod scaled_object;
 
 pub use bounds::{Bounds, Scaler};
 pub(crate) use clause::Clause;
+pub use name::Name;
 pub use outcome::{Finding, Outcome};
 pub use rule::Rule;
 

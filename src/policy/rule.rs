@@ -62,6 +62,9 @@ ids! {
         NameTooLong = "cluster/name-too-long",
         /// A name that is no DNS-1035 label, as a Service's must be.
         NameNoLabel = "cluster/name-no-dns-label",
+        /// A name that makes one of the two Services of this cluster the Service of another: the headless one of a
+        /// cluster `a` is `a-pods`.
+        NameOfService = "cluster/name-of-anothers-service",
         /// A `spec.minReplicas` that is no bound: below 1, or above the schema's maximum.
         MinimumOutOfRange = "cluster/minimum-out-of-range",
         /// A `spec.maxReplicas` that is no bound: below 1, or above the schema's maximum.
@@ -123,6 +126,10 @@ ids! {
         SecondScaler = "scaled-object/second-scaled-object",
         /// A HorizontalPodAutoscaler scales the cluster that is not KEDA's and is not to be taken over.
         ForeignHpa = "scaled-object/foreign-hpa",
+        /// A HorizontalPodAutoscaler of the name that KEDA gives the one it makes for this ScaledObject, without its
+        /// owner: restored from a backup, as a rule. KEDA 2.21 would take it by its name, but sets the owner only
+        /// where it finds something else to change, and its webhook refuses every ScaledObject beside it.
+        HpaWithoutOwner = "scaled-object/hpa-without-owner",
         /// Warning: the cluster does not exist (yet).
         TargetMissing = "scaled-object/target-missing",
 
@@ -175,10 +182,27 @@ ids! {
         // A HorizontalPodAutoscaler.
         /// A ScaledObject scales the cluster that neither owns this HPA nor is to take it over.
         HpaBesideScaler = "hpa/beside-scaled-object",
+        /// An HPA that KEDA made for a ScaledObject, without its owner: restored from a backup, as a rule. Let in, it
+        /// would keep the ScaledObject out, which KEDA's webhook refuses beside it; KEDA makes it anew by itself.
+        HpaWithoutOwnerCreated = "hpa/without-owner",
         /// A range without a count in common with the cluster's bounds.
         HpaOutsideBounds = "hpa/no-common-range",
         /// Warning: a range wider than the cluster's bounds.
         HpaWider = "hpa/wider-than-cluster",
+    }
+}
+
+impl Rule {
+    /// Whether its finding tells what was stored instead of what was written: there is nothing to tell of a write
+    /// that is refused.
+    pub fn tells_of_a_change(self) -> bool {
+        matches!(
+            self,
+            Self::CountMovedByBounds
+                | Self::CountMovedForAutoscaler
+                | Self::RewroteType
+                | Self::RewroteMetricName
+        )
     }
 }
 

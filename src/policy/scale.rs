@@ -6,13 +6,13 @@
 use crate::api::names::KIND;
 
 use super::bounds::{REPLICAS, moves_towards};
-use super::{Bounds, Clause, Finding, Outcome, Rule, Scaler, Writer};
+use super::{Bounds, Clause, Finding, Name, Outcome, Rule, Scaler, Writer};
 
 /// One write of a count.
 #[derive(Clone, Copy, Debug)]
 pub struct Count<'a> {
     /// The cluster's name.
-    pub name: &'a str,
+    pub name: Name<'a>,
     /// The count before the write; `None` on creation.
     pub old: Option<i32>,
     /// The count that the write states.
@@ -43,7 +43,7 @@ fn by_autoscaler(count: Count<'_>) -> Outcome {
         Rule::CountMovedForAutoscaler,
         REPLICAS,
         format!(
-            "{} is outside the bounds {} to {} of {KIND} {:?}; stored {nearest} instead",
+            "{} is outside the bounds {} to {} of {KIND} {}; stored {nearest} instead",
             count.new,
             count.bounds.lower(),
             count.bounds.upper(),
@@ -71,7 +71,7 @@ pub fn by_person(count: Count<'_>) -> Outcome {
             Rule::HolderOutsideBounds,
             REPLICAS,
             format!(
-                "ScaledObject {:?} wants {} to {} replicas, {KIND} {:?} allows {} to {}: the two have no count in common; correct one of them",
+                "ScaledObject {:?} wants {} to {} replicas, {KIND} {} allows {} to {}: the two have no count in common; correct one of them",
                 holder.name, holder.lower(), holder.upper(), count.name, count.bounds.lower(), count.bounds.upper()
             ),
         ));
@@ -83,13 +83,15 @@ pub fn by_person(count: Count<'_>) -> Outcome {
             Rule::HolderDecidesAgain,
             REPLICAS,
             format!(
-                "ScaledObject {:?} holds the count of {KIND} {:?} and will decide again; to keep {} replicas, {}",
+                "ScaledObject {:?} holds the count of {KIND} {} and will decide again; to keep {} replicas, {}",
                 holder.name,
                 count.name,
                 count.new,
                 holder.how_to_pause()
             ),
         ));
+    } else if holder.range().contains(&count.new) {
+        // Only the cluster's bounds are in its way, and that is said.
     } else if count.old.is_some_and(|old| moves_towards(range, old, count.new))
         && Clause::TowardsHolder.in_force()
     {
@@ -97,8 +99,11 @@ pub fn by_person(count: Count<'_>) -> Outcome {
             Rule::CountStillOutsideHolder,
             REPLICAS,
             format!(
-                "{} is still outside the range {lower} to {upper} of ScaledObject {:?}, which will decide again",
-                count.new, holder.name
+                "{} is still outside the range {} to {} of ScaledObject {:?}, which will decide again",
+                count.new,
+                holder.lower(),
+                holder.upper(),
+                holder.name
             ),
         ));
     } else {
@@ -107,21 +112,24 @@ pub fn by_person(count: Count<'_>) -> Outcome {
     outcome
 }
 
+/// A count outside of the holder's own range; the way out is the range that the cluster's bounds leave of it.
 fn outside_of_holder(new: i32, (lower, upper): (i32, i32), holder: &Scaler) -> Finding {
-    let name = &holder.name;
+    let (name, own) = (&holder.name, holder.range());
     let pause = holder.how_to_pause();
-    let (rule, message) = if new > upper {
+    let (rule, message) = if new > *own.end() {
         (
             Rule::CountAboveHolder,
             format!(
-                "{new} is above the maximum {upper} (maxReplicaCount of ScaledObject {name:?}, which holds the count); use {upper} or fewer, raise maxReplicaCount, or {pause}"
+                "{new} is above the maximum {} (maxReplicaCount of ScaledObject {name:?}, which holds the count); use {upper} or fewer, raise maxReplicaCount, or {pause}",
+                own.end()
             ),
         )
     } else {
         (
             Rule::CountBelowHolder,
             format!(
-                "{new} is below the minimum {lower} (minReplicaCount of ScaledObject {name:?}, which holds the count); use {lower} or more, lower minReplicaCount, or {pause}"
+                "{new} is below the minimum {} (minReplicaCount of ScaledObject {name:?}, which holds the count); use {lower} or more, lower minReplicaCount, or {pause}",
+                own.start()
             ),
         )
     };
@@ -141,7 +149,7 @@ mod tests {
     }
 
     fn count(old: i32, new: i32, scaler: Option<&Scaler>) -> Count<'_> {
-        Count { name: "a", old: Some(old), new, bounds: BOUNDS, scaler }
+        Count { name: "a".into(), old: Some(old), new, bounds: BOUNDS, scaler }
     }
 
     #[rstest]
@@ -151,7 +159,7 @@ mod tests {
     #[case::above_own(BOUNDS, 11, "above the maximum 10 (spec.maxReplicas")]
     #[case::above_all(Bounds::default(), 100_001, "above the maximum 100000")]
     fn a_person_outside_the_bounds_is_refused(#[case] bounds: Bounds, #[case] new: i32, #[case] says: &str) {
-        let outcome = by_person(Count { name: "a", old: Some(4), new, bounds, scaler: None });
+        let outcome = by_person(Count { name: "a".into(), old: Some(4), new, bounds, scaler: None });
         assert!(outcome.message().contains(says), "{outcome:?}");
         assert!(outcome.message().contains(&new.to_string()), "{outcome:?}");
         assert!(!outcome.rests_on_scaler());
@@ -188,6 +196,25 @@ mod tests {
             outcome.message().contains("maximum 10") && outcome.message().contains("maximum 6"),
             "{outcome:?}"
         );
+    }
+
+    #[rstest]
+    #[case::only_the_cluster_is_in_the_way(4, 6, 5, &["6 is above the maximum 5 (spec.maxReplicas"])]
+    #[case::both_are(4, 7, 5, &["7 is above the maximum 5 (spec.maxReplicas", "7 is above the maximum 6 (maxReplicaCount of ScaledObject \"queue\", which holds the count); use 5 or fewer"])]
+    #[case::only_the_holder_is(4, 7, 8, &["7 is above the maximum 6 (maxReplicaCount of ScaledObject \"queue\", which holds the count); use 6 or fewer"])]
+    #[case::towards_it(9, 7, 5, &["7 is above the maximum 5 (spec.maxReplicas"])]
+    fn each_bound_is_said_of_whoever_has_it(
+        #[case] old: i32,
+        #[case] new: i32,
+        #[case] max: i32,
+        #[case] says: &[&str],
+    ) {
+        let scaler = scaler(false);
+        let bounds = Bounds { min: None, max: Some(max) };
+        let outcome = by_person(Count { bounds, ..count(old, new, Some(&scaler)) });
+        let refusals: Vec<_> = outcome.refusals.iter().map(|finding| finding.message.as_str()).collect();
+        assert_eq!(refusals.len(), says.len(), "{refusals:?}");
+        assert!(refusals.iter().zip(says).all(|(refusal, says)| refusal.starts_with(says)), "{refusals:?}");
     }
 
     #[test]
@@ -263,8 +290,8 @@ mod tests {
                 let bounds = Bounds { min: Some(min), max: Some(min + width) };
                 let first = bounds.nearest(new);
                 proptest::prop_assert_eq!(bounds.nearest(first), first);
-                proptest::prop_assert_eq!(bounds.violation("a", first), None);
-                proptest::prop_assert_eq!(first == new, bounds.violation("a", new).is_none());
+                proptest::prop_assert_eq!(bounds.violation("a".into(), first), None);
+                proptest::prop_assert_eq!(first == new, bounds.violation("a".into(), new).is_none());
             }
         }
     }

@@ -10,8 +10,9 @@ use kube::Resource;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::api::count;
 use crate::api::names::{
-    GROUP, HPA_OWNERSHIP, KEDA_GROUP, KIND, PAUSED, PAUSED_REPLICAS, PLURAL, SCALED_OBJECT_KIND,
+    GROUP, HPA_OWNERSHIP, KEDA_GROUP, KIND, OWNER_LABEL, PAUSED, PAUSED_REPLICAS, PLURAL, SCALED_OBJECT_KIND,
     TRANSFER_HPA, VERSION,
 };
 use crate::policy::cluster::Spec;
@@ -25,8 +26,11 @@ use super::{Attachment, Cluster, ForeignHpa};
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SpecPart {
+    #[serde(default, deserialize_with = "count::optional")]
     replicas: Option<i32>,
+    #[serde(default, deserialize_with = "count::optional")]
     min_replicas: Option<i32>,
+    #[serde(default, deserialize_with = "count::optional")]
     max_replicas: Option<i32>,
     resources: Option<ResourcesPart>,
 }
@@ -83,7 +87,9 @@ impl ClusterPart {
 #[serde(rename_all = "camelCase")]
 struct ScaledObjectSpecPart {
     scale_target_ref: Option<Target>,
+    #[serde(default, deserialize_with = "count::optional")]
     min_replica_count: Option<i32>,
+    #[serde(default, deserialize_with = "count::optional")]
     max_replica_count: Option<i32>,
     advanced: Option<AdvancedPart>,
 }
@@ -140,7 +146,9 @@ impl ScaledObjectPart {
 #[serde(rename_all = "camelCase")]
 struct HpaSpecPart {
     scale_target_ref: Option<Target>,
+    #[serde(default, deserialize_with = "count::optional")]
     min_replicas: Option<i32>,
+    #[serde(default, deserialize_with = "count::optional")]
     max_replicas: Option<i32>,
 }
 
@@ -156,8 +164,11 @@ impl HpaPart {
     /// What the policy judges; `None` if its target is no `VLLMCluster`.
     pub fn view(&self) -> Option<Hpa> {
         let spec = self.spec.as_ref()?;
+        let name = self.metadata.name.clone().unwrap_or_default();
+        let label = self.metadata.labels.as_ref().and_then(|all| all.get(OWNER_LABEL));
         Some(Hpa {
-            name: self.metadata.name.clone().unwrap_or_default(),
+            made_for: Hpa::made_for(&name, label.map(String::as_str)).map(str::to_owned),
+            name,
             cluster: spec.scale_target_ref.as_ref()?.cluster()?.to_owned(),
             // What the API server takes for an absent minimum.
             min: spec.min_replicas.unwrap_or(1),

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use crate::api::names::{KIND, MAX_REPLICAS, PAUSED, PAUSED_REPLICAS, TRANSFER_HPA};
+use crate::policy::hpa::kedas_name;
 use crate::policy::{Bounds, Clause, Finding, Outcome, Rule, Scaler};
 
 use super::triggers::judge_triggers;
@@ -87,8 +88,8 @@ pub fn check(write: &Write<'_>) -> Outcome {
     for violation in judged.violations {
         let finding = violation.clone().into_finding();
         let older = excuses.get_mut(&violation.into_fault()).filter(|left| **left > 0);
-        let excused = older.map(|left| *left -= usize::from(Clause::OneFaultForOne.in_force())).is_some();
-        outcome.refuse_unless(excused && Clause::OlderFault.in_force(), finding);
+        let forgiven = older.map(|left| *left -= usize::from(Clause::OneFaultForOne.in_force())).is_some();
+        outcome.refuse_unless(forgiven && Clause::OlderFault.in_force(), finding);
     }
     outcome
 }
@@ -133,7 +134,7 @@ fn judge_names(object: &ScaledObject, judged: &mut Judged) {
                 format!("{hpa:?} has {} characters; use at most {MAX_LABEL}", hpa.len()),
             ));
         }
-    } else if format!("keda-hpa-{name}").len() > MAX_LABEL {
+    } else if kedas_name(name).len() > MAX_LABEL {
         judged.violations.push(Violation::new(
             Rule::DefaultHpaNameTooLong,
             "metadata.name",
@@ -223,7 +224,9 @@ fn judge_fallback(cluster: &str, spec: &Spec, bounds: Bounds, judged: &mut Judge
     // With these behaviours KEDA never reads the count.
     let counts = !matches!(behavior.as_deref(), Some("currentReplicas" | "scalingModifiers"))
         || !Clause::FallbackUnread.in_force();
-    if let Some(finding) = replicas.filter(|_| counts).and_then(|count| bounds.violation(cluster, count)) {
+    if let Some(finding) =
+        replicas.filter(|_| counts).and_then(|count| bounds.violation(cluster.into(), count))
+    {
         judged.violations.push(Violation::new(
             Rule::FallbackOutsideBounds,
             "spec.fallback.replicas",
@@ -252,7 +255,7 @@ fn judge_fallback(cluster: &str, spec: &Spec, bounds: Bounds, judged: &mut Judge
 fn judge_pause(cluster: &str, object: &ScaledObject, bounds: Bounds, judged: &mut Judged) {
     let Some(text) = object.annotations.get(PAUSED_REPLICAS) else { return };
     let (rule, message) = match text.parse() {
-        Ok(count) => match bounds.violation(cluster, count) {
+        Ok(count) => match bounds.violation(cluster.into(), count) {
             Some(finding) => (Rule::PausedOutsideBounds, finding.message),
             None => return,
         },
@@ -317,7 +320,18 @@ fn judge_rivals(cluster: &str, object: &ScaledObject, known: Known<'_>, judged: 
         && Clause::Transfer.in_force();
     let named = |hpa| object.spec.hpa_name.as_ref() == Some(hpa) || !Clause::TransferByName.in_force();
     for hpa in known.hpas {
-        if !(transfers && named(hpa)) {
+        if transfers && named(hpa) {
+            continue;
+        }
+        if *hpa == kedas_name(&object.name) {
+            judged.violations.push(Violation::new(
+                Rule::HpaWithoutOwner,
+                "spec.scaleTargetRef.name",
+                format!(
+                    "HorizontalPodAutoscaler {hpa:?} has the name that KEDA gives its own for this ScaledObject, but no owner, as after a restore; delete it first, and KEDA makes it anew: kubectl delete hpa {hpa}"
+                ),
+            ));
+        } else {
             judged.violations.push(Violation::new(
                 Rule::ForeignHpa,
                 "spec.scaleTargetRef.name",

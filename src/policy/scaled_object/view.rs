@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::api::count;
 use crate::api::names::{API_VERSION, GROUP, KIND, PAUSED, PAUSED_REPLICAS, REWRITE_TRIGGERS, TRANSFER_HPA};
 use crate::policy::Clause;
 
@@ -79,6 +80,7 @@ impl Target {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 pub struct Fallback {
     /// The count to fall back to.
+    #[serde(default, deserialize_with = "count::optional")]
     pub replicas: Option<i32>,
     /// Absent: `static`.
     pub behavior: Option<String>,
@@ -151,6 +153,8 @@ impl Trigger {
 mod raw {
     use serde::de::IgnoredAny;
 
+    use crate::api::count;
+
     use super::{BTreeMap, Deserialize, Deserializer, Fallback, Modifiers, Target};
 
     #[derive(Deserialize)]
@@ -172,8 +176,11 @@ mod raw {
     #[serde(rename_all = "camelCase")]
     pub struct Spec {
         scale_target_ref: Option<Target>,
+        #[serde(default, deserialize_with = "count::optional")]
         min_replica_count: Option<i32>,
+        #[serde(default, deserialize_with = "count::optional")]
         max_replica_count: Option<i32>,
+        #[serde(default, deserialize_with = "count::optional")]
         idle_replica_count: Option<i32>,
         fallback: Option<Fallback>,
         triggers: Option<Vec<super::Trigger>>,
