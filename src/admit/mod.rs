@@ -72,13 +72,17 @@ const RETRY_AFTER_SECONDS: u16 = 1;
 
 /// A review that no rule can judge.
 #[derive(Debug, thiserror::Error)]
-enum Unjudged {
+#[non_exhaustive]
+pub enum Unjudged {
+    /// What the rule needs could not be read.
     #[error("{0}; try again")]
     Live(#[from] LiveError),
+    /// No rule is for this resource.
     #[error(
         "this webhook judges {PLURAL}.{GROUP}, their scale, and what drives it, not {0}; correct the rules of the webhook configuration"
     )]
     Resource(String),
+    /// A part that the rule needs is missing.
     #[error("the review has no {0}, or one that is no object of the API; is this the API server?")]
     Object(&'static str),
 }
@@ -87,31 +91,34 @@ impl Admission {
     /// Answers one review. Never refuses what it cannot read for its own lack: such a review fails with 500.
     pub async fn review(&self, phase: Phase, request: &Request<'_>) -> Response {
         let resource = &request.resource;
-        let (answers, judged) = match (&*resource.group, &*resource.resource, &*request.sub_resource) {
-            (GROUP, PLURAL, "scale") => {
-                let judged = match request.operation {
-                    Operation::Create | Operation::Update => self.scale(phase, request).await,
-                    // Neither states a count.
-                    Operation::Delete | Operation::Connect => Ok(Outcome::default()),
-                };
-                (&self.metrics.scale, judged)
-            }
-            (GROUP, PLURAL, "") => (&self.metrics.cluster, self.cluster(phase, request).await),
-            (KEDA_GROUP, "scaledobjects", "") => {
-                (&self.metrics.scaled_object, self.scaled_object(phase, request).await)
-            }
-            ("autoscaling", "horizontalpodautoscalers", "") => (&self.metrics.hpa, self.hpa(request).await),
-            (group, plural, sub) => (
-                &self.metrics.cluster,
-                Err(Unjudged::Resource(format!(
-                    "{plural}{}{sub} of {group:?}",
-                    if sub.is_empty() { "" } else { "/" }
-                ))),
-            ),
+        let answers = match (&*resource.group, &*resource.resource, &*request.sub_resource) {
+            (GROUP, PLURAL, "scale") => &self.metrics.scale,
+            (KEDA_GROUP, "scaledobjects", "") => &self.metrics.scaled_object,
+            ("autoscaling", "horizontalpodautoscalers", "") => &self.metrics.hpa,
+            _ => &self.metrics.cluster,
         };
         let of_namespace = self.world.mode(&request.namespace).filter(|_| Clause::ModeOfNamespace.in_force());
         let mode = of_namespace.unwrap_or(self.mode);
-        respond(phase, request, answers, mode, judged)
+        respond(phase, request, answers, mode, self.judge(phase, request).await)
+    }
+
+    /// What the policy says of one write, before the mode and the form of an answer.
+    pub async fn judge(&self, phase: Phase, request: &Request<'_>) -> Result<Outcome, Unjudged> {
+        let resource = &request.resource;
+        match (&*resource.group, &*resource.resource, &*request.sub_resource) {
+            (GROUP, PLURAL, "scale") => match request.operation {
+                Operation::Create | Operation::Update => self.scale(phase, request).await,
+                // Neither states a count.
+                Operation::Delete | Operation::Connect => Ok(Outcome::default()),
+            },
+            (GROUP, PLURAL, "") => self.cluster(phase, request).await,
+            (KEDA_GROUP, "scaledobjects", "") => self.scaled_object(phase, request).await,
+            ("autoscaling", "horizontalpodautoscalers", "") => self.hpa(request).await,
+            (group, plural, sub) => Err(Unjudged::Resource(format!(
+                "{plural}{}{sub} of {group:?}",
+                if sub.is_empty() { "" } else { "/" }
+            ))),
+        }
     }
 
     /// Asks the policy with the ScaledObject that is known; if the answer is a refusal that rests on it, reads
