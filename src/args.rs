@@ -4,6 +4,7 @@
 //! plain values.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -28,6 +29,47 @@ pub enum Command {
     Crd,
     /// Print everything that an installation applies, the definition included, as YAML.
     Manifest,
+    /// Judge manifests as admission would, without a cluster.
+    ///
+    /// Each document is judged as a fresh write in the world of all the others: VLLMClusters, the ScaledObjects and
+    /// HorizontalPodAutoscalers that point at them, LimitRanges. Other kinds are passed over. Exit code 0 without
+    /// refusals, 1 with, 2 where a file is missing or is no YAML.
+    Lint(LintArgs),
+}
+
+/// How findings are printed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LintOutput {
+    /// As a compiler does.
+    Text,
+    /// One array of objects with file, document, line, column, kind, namespace, name, field, rule, severity
+    /// (refusal or warning) and message.
+    Json,
+}
+
+/// Settings of `vllm-operator lint`.
+#[derive(Clone, Debug, Parser)]
+pub struct LintArgs {
+    /// Manifests: files, directories (with all *.yaml, *.yml and *.json below them), or - for standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// Namespace of manifests that name none.
+    #[arg(long, short, default_value = "default")]
+    pub namespace: String,
+
+    /// How findings are printed.
+    #[arg(long, short, value_enum, default_value_t = LintOutput::Text)]
+    pub output: LintOutput,
+
+    /// Take what the cluster of the kubeconfig holds, in the namespaces of the manifests, as the rest of the world.
+    #[arg(long)]
+    pub live: bool,
+
+    /// Print the manifests with triggers of an older form rewritten; findings go to standard error. All else in the
+    /// text stays as it is.
+    #[arg(long)]
+    pub fix: bool,
 }
 
 /// How log lines look.

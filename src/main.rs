@@ -1,13 +1,20 @@
 //! The operator's program: parse arguments, run the command.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 use vllm_operator::args::{Args, Command};
 use vllm_operator::commands;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
-        Command::Run(args) => tokio::runtime::Runtime::new()?.block_on(commands::run::run(*args)),
-        Command::Crd => commands::crd::print(),
-        Command::Manifest => commands::manifest::print(),
+        Command::Run(args) => tokio::runtime::Runtime::new()?.block_on(commands::run::run(*args))?,
+        Command::Crd => commands::crd::print()?,
+        Command::Manifest => commands::manifest::print()?,
+        Command::Lint(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            return Ok(runtime.block_on(commands::lint::run(args)));
+        }
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,7 @@ use super::VLLMCluster;
 
 /// What the API server takes for a quantity; the pattern that controller-gen writes. Without it `1e3m` is stored here
 /// and refused in the StatefulSet, with an error 500.
-const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$";
+pub const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$";
 
 /// The definition of `VLLMCluster`, as JSON: the typed form knows numbers only as floating point.
 pub fn definition() -> Value {

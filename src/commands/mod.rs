@@ -4,5 +4,6 @@
 //! elsewhere.
 
 pub mod crd;
+pub mod lint;
 pub mod manifest;
 pub mod run;

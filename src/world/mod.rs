@@ -1,11 +1,12 @@
 //! What admission knows: bounds of clusters and the ScaledObjects attached to them, indexed by target.
 //!
-//! [`part`] holds the few fields that are read of each object, [`watch`] fills the index, [`live`] reads a
+//! [`part`] holds the few fields that are read of each object, [`watch`] or [`files`] fills the index, [`live`] reads a
 //! single object when what is known may be old.
 //!
 //! Architecture invariant: compact facts alone, no whole objects; the lock is never held across an await, and
 //! the cost of a look-up does not grow with the number of objects.
 
+pub mod files;
 pub mod live;
 pub mod part;
 pub mod watch;

@@ -9,6 +9,7 @@ mod certificates;
 mod closed_loop;
 mod daily_use;
 mod keda_optional;
+mod lint;
 mod manifests;
 mod matrix;
 mod operator_down;
@@ -75,6 +76,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         }),
         ("matrix::every_write_is_decided_by_who_must", |plane| Box::pin(matrix::whole(plane))),
         ("scaled_objects::with_the_operator_down", |plane| Box::pin(scaled_objects::operator_down(plane))),
+        ("lint::a_cluster_is_the_rest_of_the_world", |plane| Box::pin(lint::live(plane))),
         ("closed_loop::load_scales_up_and_its_end_scales_down", |plane| {
             Box::pin(closed_loop::up_and_down(plane))
         }),
