@@ -232,9 +232,30 @@ fn add(path: &[&str], value: Value) -> PatchOperation {
 }
 
 fn part<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, field: &'static str) -> Result<T, Unjudged> {
-    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).ok_or(Unjudged::Object(field))
+    raw.filter(|raw| has_the_shape_of_an_object(raw))
+        .and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .ok_or(Unjudged::Object(field))
 }
 
+/// A list would do for a struct, by the order of its fields; a patch would then find no field to set. Mutating
+/// webhooks see such a `spec`, since they come before the schema.
+fn has_the_shape_of_an_object(raw: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Shape<'a> {
+        #[serde(borrow)]
+        metadata: Option<&'a RawValue>,
+        #[serde(borrow)]
+        spec: Option<&'a RawValue>,
+    }
+
+    let is_map = |raw: &RawValue| raw.get().starts_with('{');
+    is_map(raw)
+        && serde_json::from_str::<Shape<'_>>(raw.get())
+            .is_ok_and(|Shape { metadata, spec }| [metadata, spec].into_iter().flatten().all(is_map))
+}
+
+#[cfg(test)]
+pub(crate) mod fixture;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]

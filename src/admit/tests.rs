@@ -1,121 +1,13 @@
 //! Reviews recorded from a real API server, answered against a scripted one.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::sync::Mutex;
-
 use base64::Engine as _;
-use http_body_util::Full;
-use kube::client::Body;
 use rstest::rstest;
-
 use serde_json::json;
-use webhook::verify::{Call, verify};
 
+use super::fixture::{Fixture, Reply, recorded, review};
 use super::*;
 use crate::policy::Bounds;
-use crate::world::{Attachment, Cluster, Key};
-
-/// Line numbers, from 0, of the recorded reviews in `tests/fixtures/admission-reviews.jsonl`.
-mod recorded {
-    pub(super) const SCALE_3_TO_7: usize = 1;
-    pub(super) const CREATE_WITHOUT_COUNT: usize = 14;
-    pub(super) const UPDATE_WITHOUT_COUNT: [usize; 5] = [15, 16, 17, 18, 19];
-    pub(super) const CREATE_CROSSED_BOUNDS: usize = 21;
-    pub(super) const SCALE_5_TO_0: usize = 26;
-    pub(super) const SCALE_5_TO_9: usize = 27;
-    pub(super) const HPA_2_TO_4: usize = 36;
-    pub(super) const KEDA_3_TO_0: usize = 37;
-    pub(super) const KEDA_3_TO_9: usize = 38;
-    pub(super) const CREATE_SCALED_OBJECT: usize = 39;
-    pub(super) const CREATE_HPA: usize = 44;
-}
-
-fn review(line: usize) -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/admission-reviews.jsonl");
-    let lines = std::fs::read_to_string(path).unwrap();
-    serde_json::from_str(lines.lines().nth(line).unwrap()).unwrap()
-}
-
-/// An API server that answers GETs from a table, and remembers what was asked.
-#[derive(Clone, Default)]
-struct Script {
-    answers: Arc<BTreeMap<String, Value>>,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-impl Script {
-    fn client(&self) -> kube::Client {
-        let script = self.clone();
-        let service = tower::service_fn(move |request: axum::http::Request<Body>| {
-            let path = request.uri().path().to_owned();
-            let answer = script.answers.get(&path).cloned();
-            script.asked.lock().unwrap().push(path);
-            async move {
-                let (code, body) = answer.map_or_else(
-                    || (404, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": "not found"})),
-                    |body| (if body["kind"] == "Status" { 503 } else { 200 }, body),
-                );
-                let response = axum::http::Response::builder().status(code);
-                Ok::<_, Infallible>(response.body(Full::from(body.to_string().into_bytes())).unwrap())
-            }
-        });
-        kube::Client::new(service, "default")
-    }
-}
-
-struct Fixture {
-    admission: Admission,
-    script: Script,
-}
-
-impl Fixture {
-    fn new(answers: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
-        let answers = answers.into_iter().map(|(path, answer)| (path.to_owned(), answer)).collect();
-        let script = Script { answers: Arc::new(answers), ..Script::default() };
-        let autoscalers = [
-            "system:serviceaccount:keda:keda-operator",
-            "system:serviceaccount:kube-system:horizontal-pod-autoscaler",
-        ];
-        let admission = Admission {
-            world: Arc::default(),
-            live: Live::new(script.client()),
-            autoscalers: autoscalers.map(str::to_owned).into(),
-            mode: Mode::Deny,
-            metrics: Arc::default(),
-        };
-        Self { admission, script }
-    }
-
-    fn knows(self, cluster: &str, resource_version: &str, bounds: Bounds) -> Self {
-        let facts = Cluster { resource_version: resource_version.into(), bounds, ..Cluster::default() };
-        self.admission.world.put_cluster(Key::new("t", cluster), facts);
-        self
-    }
-
-    fn scaler(self, cluster: &str, min: i32, max: i32) -> Self {
-        let scaler =
-            Scaler { name: "queue".into(), min: Some(min), max: Some(max), paused: false, takes_over: None };
-        let attachment = Attachment { cluster: cluster.into(), driver: scaler };
-        self.admission.world.put(&Key::new("t", "queue"), Some(attachment));
-        self
-    }
-
-    async fn answer(&self, phase: Phase, review: &Value) -> Value {
-        let body = serde_json::to_vec(review).unwrap();
-        let request = Request::parse(&body).unwrap();
-        let answer = self.admission.review(phase, &request).await.to_bytes(&request.uid);
-        let call = Call { uid: &request.uid, mutating: phase == Phase::Mutating, object: request.object };
-        match verify(call, &answer) {
-            Ok(accepted) => accepted.response,
-            Err(violation) => panic!("{violation}: {}", String::from_utf8_lossy(&answer)),
-        }
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.script.asked.lock().unwrap().clone()
-    }
-}
+use crate::world::{Cluster, Key};
 
 fn patch(response: &Value) -> Value {
     let Some(patch) = response["patch"].as_str() else { return Value::Null };
@@ -139,7 +31,7 @@ async fn a_scale_outside_the_bounds_is_refused_from_what_is_known(
     #[case] says: &str,
     #[values(Phase::Mutating, Phase::Validating)] phase: Phase,
 ) {
-    let fixture = Fixture::new([]).knows("over", "655", UP_TO_FIVE);
+    let fixture = Fixture::empty().knows("over", "655", UP_TO_FIVE);
     let response = fixture.answer(phase, &review(line)).await;
     let status = &response["status"];
     assert_eq!(
@@ -160,7 +52,7 @@ async fn a_scale_outside_the_bounds_is_refused_from_what_is_known(
 async fn where_refusals_only_warn_the_write_passes() {
     let recorded = review(recorded::SCALE_5_TO_9);
     let namespace = recorded["request"]["namespace"].as_str().unwrap().to_owned();
-    let mut fixture = Fixture::new([]).knows("over", "655", UP_TO_FIVE);
+    let mut fixture = Fixture::empty().knows("over", "655", UP_TO_FIVE);
     fixture.admission.world.put_mode(namespace.clone(), Some(Mode::Warn));
     let response = fixture.answer(Phase::Validating, &recorded).await;
     assert_eq!(response["allowed"], true, "{response}");
@@ -185,9 +77,9 @@ async fn a_cluster_known_too_late_is_read_live() {
 
 #[tokio::test]
 async fn a_cluster_that_is_gone_or_going_is_not_judged() {
-    let fixture = Fixture::new([]);
+    let fixture = Fixture::empty();
     assert_eq!(fixture.answer(Phase::Validating, &review(recorded::SCALE_5_TO_0)).await["allowed"], true);
-    let fixture = Fixture::new([]);
+    let fixture = Fixture::empty();
     let facts =
         Cluster { resource_version: "655".into(), bounds: UP_TO_FIVE, deleting: true, ..Cluster::default() };
     fixture.admission.world.put_cluster(Key::new("t", "over"), facts);
@@ -198,8 +90,7 @@ async fn a_cluster_that_is_gone_or_going_is_not_judged() {
 #[tokio::test]
 async fn a_failed_look_up_says_try_again() {
     let path = "/apis/training.distributed-inference.io/v1alpha1/namespaces/t/vllmclusters/over";
-    let down = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "down", "reason": "ServiceUnavailable", "code": 503});
-    let fixture = Fixture::new([(path, down)]);
+    let fixture = Fixture::new([(path, Reply::Failure(503))]);
     let response = fixture.answer(Phase::Mutating, &review(recorded::SCALE_5_TO_9)).await;
     assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(500)));
     assert!(response["status"]["message"].as_str().unwrap().ends_with("try again"), "{response}");
@@ -220,7 +111,7 @@ async fn an_autoscaler_is_never_refused(
     // The scaler's range is narrower than what is asked for: that is KEDA's own business.
     let mut recorded = review(line);
     recorded["request"]["namespace"] = json!("t");
-    let fixture = Fixture::new([]).knows(cluster, resource_version, UP_TO_FIVE).scaler(cluster, 1, 2);
+    let fixture = Fixture::empty().knows(cluster, resource_version, UP_TO_FIVE).scaler(cluster, 1, 2);
     let response = fixture.answer(Phase::Mutating, &recorded).await;
     assert_eq!(response["allowed"], true, "{response}");
     assert_eq!(patch(&response), expected);
@@ -273,7 +164,7 @@ async fn a_scaled_object_that_has_changed_meanwhile_refuses_nothing(#[case] live
 
 #[tokio::test]
 async fn warnings_are_said_once() {
-    let fixture = Fixture::new([]).knows("a", "349", Bounds::default()).scaler("a", 1, 9);
+    let fixture = Fixture::empty().knows("a", "349", Bounds::default()).scaler("a", 1, 9);
     let recorded = review(recorded::SCALE_3_TO_7);
     assert_eq!(fixture.answer(Phase::Mutating, &recorded).await["warnings"], Value::Null);
     let warnings = &fixture.answer(Phase::Validating, &recorded).await["warnings"];
@@ -282,7 +173,7 @@ async fn warnings_are_said_once() {
 
 #[tokio::test]
 async fn a_count_that_is_left_out_is_filled_in() {
-    let fixture = Fixture::new([]);
+    let fixture = Fixture::empty();
     let response = fixture.answer(Phase::Mutating, &review(recorded::CREATE_WITHOUT_COUNT)).await;
     assert_eq!(patch(&response), set_replicas(1));
     for line in recorded::UPDATE_WITHOUT_COUNT {
@@ -296,7 +187,7 @@ async fn a_count_that_is_left_out_is_filled_in() {
 async fn a_missing_spec_is_made() {
     let mut recorded = review(recorded::CREATE_WITHOUT_COUNT);
     recorded["request"]["object"]["spec"] = Value::Null;
-    let response = Fixture::new([]).answer(Phase::Mutating, &recorded).await;
+    let response = Fixture::empty().answer(Phase::Mutating, &recorded).await;
     assert_eq!(patch(&response), json!([{"op": "add", "path": "/spec", "value": {"replicas": 1}}]));
 }
 
@@ -305,13 +196,13 @@ async fn keep_live_replicas_leaves_the_live_count_alone() {
     let mut recorded = review(2);
     recorded["request"]["object"]["metadata"]["annotations"]["training.distributed-inference.io/keep-live-replicas"] =
         json!("true");
-    let response = Fixture::new([]).answer(Phase::Mutating, &recorded).await;
+    let response = Fixture::empty().answer(Phase::Mutating, &recorded).await;
     assert_eq!(patch(&response), set_replicas(7));
 }
 
 #[tokio::test]
 async fn crossed_bounds_get_our_sentence_before_the_schemas() {
-    let response = Fixture::new([]).answer(Phase::Mutating, &review(recorded::CREATE_CROSSED_BOUNDS)).await;
+    let response = Fixture::empty().answer(Phase::Mutating, &review(recorded::CREATE_CROSSED_BOUNDS)).await;
     let message = response["status"]["message"].as_str().unwrap();
     assert!(message.contains("spec.minReplicas: 6 is above spec.maxReplicas 3"), "{response}");
     assert_eq!(response["patch"], Value::Null);
@@ -321,7 +212,7 @@ async fn crossed_bounds_get_our_sentence_before_the_schemas() {
 async fn a_wrong_type_is_left_to_the_schema() {
     let mut recorded = review(recorded::CREATE_WITHOUT_COUNT);
     recorded["request"]["object"]["spec"]["replicas"] = json!("three");
-    let response = Fixture::new([]).answer(Phase::Mutating, &recorded).await;
+    let response = Fixture::empty().answer(Phase::Mutating, &recorded).await;
     assert_eq!((&response["allowed"], patch(&response)), (&json!(true), Value::Null));
 }
 
@@ -329,7 +220,7 @@ async fn a_wrong_type_is_left_to_the_schema() {
 async fn other_resources_are_not_judged() {
     let mut recorded = review(recorded::CREATE_SCALED_OBJECT);
     recorded["request"]["resource"]["resource"] = json!("scaledjobs");
-    let response = Fixture::new([]).answer(Phase::Validating, &recorded).await;
+    let response = Fixture::empty().answer(Phase::Validating, &recorded).await;
     assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(500)));
     assert!(response["status"]["message"].as_str().unwrap().contains("scaledjobs"), "{response}");
 }
@@ -353,7 +244,7 @@ fn triggers() -> Value {
 #[tokio::test]
 async fn a_scaled_object_takes_its_range_from_the_cluster() {
     let bounds = Bounds { min: Some(2), max: Some(6) };
-    let fixture = Fixture::new([]).knows("a", "1", bounds);
+    let fixture = Fixture::empty().knows("a", "1", bounds);
     let response =
         fixture.answer(Phase::Mutating, &scaled_object_review(&json!({"triggers": triggers()}))).await;
     assert_eq!(response["allowed"], true, "{response}");
@@ -435,6 +326,6 @@ async fn an_hpa_beside_a_scaled_object_is_refused_unless_it_is_kedas_own() {
     let owners = json!([{"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "queue", "uid": "u", "controller": true}]);
     assert_eq!(fixture.answer(Phase::Validating, &hpa_review(&owners)).await["allowed"], true);
     // Deleted meanwhile: nobody is beside it.
-    let fixture = Fixture::new([]).knows("a", "1", Bounds::default()).scaler("a", 1, 6);
+    let fixture = Fixture::empty().knows("a", "1", Bounds::default()).scaler("a", 1, 6);
     assert_eq!(fixture.answer(Phase::Validating, &hpa_review(&Value::Null)).await["allowed"], true);
 }

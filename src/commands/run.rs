@@ -225,3 +225,6 @@ impl Health {
         .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,11 +53,19 @@ pub enum LiveError {
     #[error("reading {0} took longer than {ms} ms", ms = TIMEOUT.as_millis())]
     Timeout(String),
     /// The API server refused or could not be reached.
-    #[error("reading {0} failed: {1}")]
+    #[error("reading {0} failed: {sentence}", sentence = sentence(.1))]
     Api(String, Arc<kube::Error>),
     /// More is read already than the API server should bear.
     #[error("{0} was not read, since more than {RATE} objects a second would be")]
     Rate(String),
+}
+
+/// kube's own text of a refusal prints the whole `Status`.
+fn sentence(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} (code {})", status.message, status.code),
+        other => other.to_string(),
+    }
 }
 
 /// Reads objects live. Its client must not retry: the API server's own timeout runs meanwhile. Clones share their
@@ -80,7 +88,26 @@ impl Live {
 
     /// Reads through `client`, and counts.
     pub fn counting(client: Client, reads: LiveReads) -> Self {
-        let rate = Arc::new(RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)));
+        Self::at_rate(client, reads, Quota::per_second(RATE).allow_burst(BURST))
+    }
+
+    /// Reads through `client` as often as it is asked to.
+    #[cfg(test)]
+    pub(crate) fn without_rate(client: Client) -> Self {
+        Self::at_rate(client, LiveReads::default(), Quota::per_second(NonZeroU32::MAX))
+    }
+
+    /// Reads nothing for an hour.
+    #[cfg(test)]
+    pub(crate) fn with_its_rate_used_up(client: Client) -> Self {
+        let quota = Quota::with_period(Duration::from_hours(1)).unwrap();
+        let live = Self::at_rate(client, LiveReads::default(), quota);
+        live.reader.rate.check().unwrap();
+        live
+    }
+
+    fn at_rate(client: Client, reads: LiveReads, quota: Quota) -> Self {
+        let rate = Arc::new(RateLimiter::direct(quota));
         Self {
             clusters: Flights::new(&reads),
             scalers: Flights::new(&reads),
