@@ -174,6 +174,10 @@ fn name_finding(name: Name<'_>) -> Option<Finding> {
         Name::Given(name) => ("metadata.name", name),
         Name::Generated(prefix) => ("metadata.generateName", prefix),
     };
+    if text.is_empty() {
+        // Neither a name nor the beginning of one: the API server asks for it.
+        return None;
+    }
     let ends_well = matches!(name, Name::Generated(_)) || !text.ends_with('-');
     let (rule, message) = if name.len() > MAX_NAME {
         let why = "because the StatefulSet controller puts the name into a pod label and Kubernetes would create no pod";
