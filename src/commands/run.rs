@@ -106,10 +106,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     });
     let routes = admission_routes(&admission);
     let admission = tokio::spawn(serve(listener, Transport::Tls(tls), routes, limits, stop.clone()));
-    // Readiness is asked for to the end: nobody stops this one.
-    let plain_limits = Limits { connections: PLAIN_CONNECTIONS, ..Limits::default() };
-    let plain =
-        tokio::spawn(serve(plain, Transport::Plain, plain_routes(health), plain_limits, Stop::default()));
+    let plain = tokio::spawn(serve_plain(plain, health));
     info!(admission = %args.listen, plain = %args.plain_listen, "serving");
 
     // Nothing else ends by itself. If a task does, it panicked: the process ends too and is restarted whole.
@@ -181,6 +178,12 @@ fn admission_routes(admission: &Arc<Admission>) -> Router {
         .route("/validate/scale", endpoint(Phase::Validating))
         .route("/validate/scaledobjects", endpoint(Phase::Validating))
         .route("/validate/horizontalpodautoscalers", endpoint(Phase::Validating))
+}
+
+/// Health, readiness and metrics. Readiness is asked for to the end, so that nobody stops this one.
+async fn serve_plain(listener: TcpListener, health: Health) {
+    let limits = Limits { connections: PLAIN_CONNECTIONS, ..Limits::default() };
+    serve(listener, Transport::Plain, plain_routes(health), limits, Stop::default()).await;
 }
 
 fn plain_routes(health: Health) -> Router {

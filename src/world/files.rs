@@ -99,7 +99,7 @@ impl Objects {
             *response.status_mut() = status;
             std::future::ready(Ok::<_, Infallible>(response))
         });
-        Live::new(Client::new(service, "default"))
+        Live::without_rate(Client::new(service, "default"))
     }
 
     /// The answer to a GET, as the API server gives it.

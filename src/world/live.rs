@@ -91,9 +91,8 @@ impl Live {
         Self::at_rate(client, reads, Quota::per_second(RATE).allow_burst(BURST))
     }
 
-    /// Reads through `client` as often as it is asked to.
-    #[cfg(test)]
-    pub(crate) fn without_rate(client: Client) -> Self {
+    /// Reads through `client` as often as it is asked to, because what answers is no API server.
+    pub fn without_rate(client: Client) -> Self {
         Self::at_rate(client, LiveReads::default(), Quota::per_second(NonZeroU32::MAX))
     }
 
