@@ -67,6 +67,9 @@ impl Admit for Endpoint {
     }
 }
 
+/// How many bytes of a refusal are logged. An object has room for findings of many megabytes.
+const LOGGED: usize = 4096;
+
 /// How long a client waits that is refused because too much is read: the rate allows a good deal more by then.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
@@ -179,11 +182,12 @@ fn respond(
             "" => (&*request.kind.group, &*request.kind.kind),
             _ => (GROUP, KIND),
         };
+        let findings = outcome.message();
         info!(
             namespace = &*request.namespace,
             name,
             user = &*request.user.username,
-            findings = outcome.message(),
+            findings = &findings[..findings.floor_char_boundary(LOGGED)],
             "refused"
         );
         return Response::deny(Denial {
@@ -191,7 +195,7 @@ fn respond(
             name: if name.is_empty() { metadata.generate_name.to_string() } else { name.to_owned() },
             group: group.to_owned(),
             kind: kind.to_owned(),
-            message: format!("{kind} {called}: {}", outcome.message()),
+            message: format!("{kind} {called}: {findings}"),
             causes: outcome
                 .refusals
                 .iter()
