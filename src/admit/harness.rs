@@ -197,16 +197,15 @@ fn api(objects: BTreeMap<(String, String), Value>) -> kube::Client {
     let service = tower::service_fn(move |request: axum::http::Request<Body>| {
         let path = request.uri().path().to_owned();
         let (_, rest) = path.split_once(&format!("/namespaces/{NAMESPACE}/")).unwrap();
-        let body = match rest.split_once('/') {
-            Some((plural, name)) => objects.get(&(plural.to_owned(), name.to_owned())).cloned(),
-            None => {
-                let items: Value = objects
-                    .iter()
-                    .filter(|((plural, _), _)| plural == rest)
-                    .map(|(_, object)| object.clone())
-                    .collect();
-                Some(json!({"metadata": {}, "items": items}))
-            }
+        let body = if let Some((plural, name)) = rest.split_once('/') {
+            objects.get(&(plural.to_owned(), name.to_owned())).cloned()
+        } else {
+            let items: Value = objects
+                .iter()
+                .filter(|((plural, _), _)| plural == rest)
+                .map(|(_, object)| object.clone())
+                .collect();
+            Some(json!({"metadata": {}, "items": items}))
         };
         let (code, body) = body.map_or_else(
             || (404, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": "not found"})),

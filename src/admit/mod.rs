@@ -263,6 +263,10 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod rows;
+#[cfg(test)]
+mod schema;
 #[cfg(test)]
 mod tests;

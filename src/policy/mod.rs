@@ -13,7 +13,7 @@
 //! webhooks and whoever else must know what they would say.
 
 pub mod bounds;
-mod clause;
+pub(crate) mod clause;
 pub mod cluster;
 pub mod hpa;
 pub mod name;

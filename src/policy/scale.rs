@@ -278,21 +278,4 @@ mod tests {
         assert_eq!(outcome.clamped_from, stored.map(|_| new));
         assert_eq!(outcome.warnings.len(), usize::from(stored.is_some()));
     }
-
-    mod properties {
-        use super::*;
-
-        proptest::proptest! {
-            #[test]
-            fn clamping_twice_is_clamping_once_and_the_result_passes(
-                new in proptest::num::i32::ANY, min in 1..50i32, width in 0..50i32,
-            ) {
-                let bounds = Bounds { min: Some(min), max: Some(min + width) };
-                let first = bounds.nearest(new);
-                proptest::prop_assert_eq!(bounds.nearest(first), first);
-                proptest::prop_assert_eq!(bounds.violation("a".into(), first), None);
-                proptest::prop_assert_eq!(first == new, bounds.violation("a".into(), new).is_none());
-            }
-        }
-    }
 }

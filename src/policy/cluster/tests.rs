@@ -200,22 +200,3 @@ fn an_older_violation_warns() {
     assert!(outcome.allowed());
     assert!(outcome.warnings[0].to_string().contains("9 is above the maximum 5"), "{outcome:?}");
 }
-
-mod properties {
-    use super::*;
-
-    proptest::proptest! {
-        #[test]
-        fn defaulting_twice_is_defaulting_once_and_what_it_fills_in_passes(
-            live in 1..30i32, min in proptest::option::of(1..20i32), width in proptest::option::of(0..20i32),
-            create in proptest::bool::ANY,
-        ) {
-            let max = width.map(|width| min.unwrap_or(1) + width);
-            let old = (!create).then(|| spec(Some(live), None, None));
-            let first = default(&write(old, spec(None, min, max), None)).replicas;
-            let stored = spec(first, min, max);
-            proptest::prop_assert_eq!(default(&write(old, stored, None)).replicas, None);
-            proptest::prop_assert!(check(&write(old, stored, None)).allowed());
-        }
-    }
-}

@@ -100,7 +100,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    use super::super::{Bounds, Known, ScaledObject, check};
+    use super::super::{Bounds, Known, ScaledObject};
     use super::*;
     use crate::api::names::REWRITE_TRIGGERS;
 
@@ -206,64 +206,5 @@ mod tests {
             run(&object(&json!({"minReplicaCount": 1, "triggers": [trigger]})), None),
             Outcome::default()
         );
-    }
-
-    mod properties {
-        use proptest::prelude::*;
-
-        use super::*;
-
-        fn trigger() -> impl Strategy<Value = Value> {
-            let text = |values: &'static [&'static str]| prop::option::of(prop::sample::select(values));
-            (
-                prop::sample::select(&["cpu", "memory", "prometheus", "http", "cron"][..]),
-                text(&["", "Utilization", "AverageValue", "Value"]),
-                text(&["", " ", "Utilization", " AverageValue ", "other"]),
-                text(&["", "queue"]),
-            )
-                .prop_map(|(type_, metric_type, older, metric_name)| {
-                    let mut trigger = json!({"type": type_, "metadata": {"value": "80"}});
-                    let fields = [("metricType", metric_type)];
-                    for (key, value) in fields.into_iter().filter_map(|(key, value)| Some((key, value?))) {
-                        trigger[key] = json!(value);
-                    }
-                    let fields = [("type", older), ("metricName", metric_name)];
-                    for (key, value) in fields.into_iter().filter_map(|(key, value)| Some((key, value?))) {
-                        trigger["metadata"][key] = json!(value);
-                    }
-                    trigger
-                })
-        }
-
-        fn bound() -> impl Strategy<Value = Option<i32>> {
-            prop::option::of(-1..30i32)
-        }
-
-        proptest! {
-            #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
-
-            #[test]
-            fn twice_is_once_and_what_is_filled_in_is_no_fault(
-                (min, max, lower, width) in (bound(), bound(), prop::option::of(1..20i32), prop::option::of(0..20i32)),
-                triggers in prop::collection::vec(trigger(), 0..4),
-                missing in any::<bool>(),
-            ) {
-                let mut object = object(&json!({"triggers": triggers}));
-                object["spec"]["minReplicaCount"] = json!(min);
-                object["spec"]["maxReplicaCount"] = json!(max);
-                let upper = width.map(|width| lower.unwrap_or(1) + width);
-                let cluster = (!missing).then(|| cluster(lower, upper));
-                let (first, _) = stored(&object, cluster);
-                prop_assert_eq!(run(&first, cluster), Outcome::default());
-
-                let filled: ScaledObject = serde_json::from_value(first).unwrap();
-                let known = Known { cluster, ..Known::default() };
-                let outcome = check(&Write { new: &filled, old: None, known });
-                if min.is_none() && max.is_none() {
-                    let of_the_range = |field: &str| field.ends_with("ReplicaCount");
-                    prop_assert!(!outcome.refusals.iter().any(|finding| of_the_range(&finding.field)), "{:?}", outcome);
-                }
-            }
-        }
     }
 }
