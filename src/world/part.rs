@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use crate::api::count;
 use crate::api::names::{
@@ -50,11 +50,11 @@ pub struct ClusterPart {
     pub spec: Option<SpecPart>,
 }
 
-/// Which resources a container states, whatever the amounts.
+/// Which resources a container states.
 #[derive(Clone, Debug, Default, Deserialize)]
 struct ResourcesPart {
-    requests: Option<BTreeMap<String, Option<IgnoredAny>>>,
-    limits: Option<BTreeMap<String, Option<IgnoredAny>>>,
+    requests: Option<BTreeMap<String, Value>>,
+    limits: Option<BTreeMap<String, Value>>,
 }
 
 impl ResourcesPart {
@@ -64,7 +64,21 @@ impl ResourcesPart {
         [self.requests.as_ref(), limits]
             .into_iter()
             .flatten()
-            .any(|stated| stated.get(resource).is_some_and(Option::is_some))
+            .any(|stated| stated.get(resource).is_some_and(is_some_amount))
+    }
+}
+
+/// Whether a quantity is above 0: of nothing there is no share for an HPA to measure, and to KEDA a request of 0 is
+/// none.
+fn is_some_amount(quantity: &Value) -> bool {
+    match quantity {
+        Value::Number(number) => number.as_f64().is_some_and(|number| number > 0.0),
+        Value::String(text) => {
+            let number = text.trim_start_matches('+').trim_end_matches(|c: char| !c.is_ascii_digit());
+            let digits = number.split(['e', 'E']).next().unwrap_or_default();
+            !digits.starts_with('-') && digits.contains(|c: char| ('1'..='9').contains(&c))
+        }
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
     }
 }
 

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::names::TRANSFER_HPA;
 
+mod keda;
+
 /// A ScaledObject in which there is nothing to find, with a merge patch.
 fn object(patch: &Value) -> ScaledObject {
     let mut sound = json!({

@@ -63,6 +63,8 @@ fn a_cluster_without_spec_has_no_bounds() {
 #[case::requests(json!({"requests": {"cpu": "1", "memory": "1Gi"}}), (true, true))]
 #[case::a_limit_is_a_request(json!({"requests": {"cpu": 1}, "limits": {"memory": "1Gi"}}), (true, true))]
 #[case::null_is_absent(json!({"requests": {"cpu": null}, "limits": {"memory": null}}), (false, false))]
+#[case::nothing_of_it(json!({"requests": {"cpu": "0", "memory": 0}, "limits": {"cpu": "0e3", "memory": "-1Gi"}}), (false, false))]
+#[case::some_of_it(json!({"requests": {"cpu": "0.5e3", "memory": "+1E"}}), (true, true))]
 #[case::another_resource(json!({"limits": {"nvidia.com/gpu": 1}}), (false, false))]
 fn requests(#[case] resources: Value, #[case] expected: (bool, bool)) {
     let part: ClusterPart =
