@@ -12,6 +12,7 @@ mod keda_optional;
 mod lint;
 mod manifests;
 mod matrix;
+mod messages;
 mod operator_down;
 mod plane_itself;
 mod removal;
@@ -80,21 +81,14 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("closed_loop::load_scales_up_and_its_end_scales_down", |plane| {
             Box::pin(closed_loop::up_and_down(plane))
         }),
-        ("workflows::helm_server_side", |plane| Box::pin(workflows::helm::server_side(plane))),
-        ("workflows::helm_client_side", |plane| Box::pin(workflows::helm::client_side(plane))),
-        ("workflows::git_states_replicas", |plane| Box::pin(workflows::git::replicas_in_the_manifest(plane))),
-        ("workflows::an_edit_of_an_older_violation", |plane| {
-            Box::pin(workflows::edit::image_on_an_older_violation(plane))
-        }),
-        ("workflows::from_an_hpa_to_keda", |plane| Box::pin(workflows::handover::from_hpa_to_keda(plane))),
+        ("workflows::side_by_side", |plane| Box::pin(workflows::side_by_side(plane))),
         ("workflows::keda_writes_all_hpas_anew", |plane| {
             Box::pin(workflows::handover::all_written_anew(plane))
         }),
-        ("workflows::the_original_count_comes_back", |plane| {
-            Box::pin(workflows::original_count::comes_back(plane))
+        ("workflows::deletion_in_every_order_while_down", |plane| {
+            Box::pin(workflows::deletion::while_down(plane))
         }),
-        ("workflows::deletion_in_every_order", |plane| Box::pin(workflows::deletion::every_order(plane))),
-        ("workflows::two_scaled_objects_at_once", |plane| Box::pin(workflows::race::two_at_once(plane))),
+        ("messages::as_the_tools_show_them", |plane| Box::pin(messages::all(plane))),
         ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
         ("certificates::a_lost_authority_is_made_anew", |plane| {
             Box::pin(certificates::lost_authority(plane))

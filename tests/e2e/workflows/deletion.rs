@@ -16,23 +16,25 @@ const ORDERS: [[&str; 3]; 6] = [
     ["namespace", "vllmcluster", "scaledobject"],
 ];
 
-/// Every order, with the operator there and without it.
-pub async fn every_order(plane: &Plane) -> anyhow::Result<()> {
-    for up in [true, false] {
-        let names: Vec<_> = (0..ORDERS.len()).map(|order| format!("deleted-{order}-{up}")).collect();
-        try_join_all(names.iter().map(|name| made(plane, name))).await?;
-        if !up {
-            stop_operator(plane).await?;
-        }
-        try_join_all(names.iter().zip(ORDERS).map(|(name, order)| deleted(plane, name, order))).await?;
-        if !up {
-            start_operator(plane).await?;
-        }
-        for name in &names {
-            nobody_was_refused(plane, name).await?;
-        }
-    }
-    Ok(())
+/// Every order, with the operator there.
+pub async fn while_up(plane: &Plane) -> anyhow::Result<()> {
+    let names = ORDERS.map(|order| format!("deleted-{}", order.map(|kind| &kind[..1]).concat()));
+    try_join_all(names.iter().zip(ORDERS).map(|(name, order)| async move {
+        made(plane, name).await?;
+        deleted(plane, name, order).await
+    }))
+    .await?;
+    try_join_all(names.iter().map(|name| nobody_was_refused(plane, name))).await.map(drop)
+}
+
+/// Every order, without it.
+pub async fn while_down(plane: &Plane) -> anyhow::Result<()> {
+    let names = ORDERS.map(|order| format!("deleted-while-down-{}", order.map(|kind| &kind[..1]).concat()));
+    try_join_all(names.iter().map(|name| made(plane, name))).await?;
+    stop_operator(plane).await?;
+    try_join_all(names.iter().zip(ORDERS).map(|(name, order)| deleted(plane, name, order))).await?;
+    start_operator(plane).await?;
+    try_join_all(names.iter().map(|name| nobody_was_refused(plane, name))).await.map(drop)
 }
 
 /// A cluster that KEDA drives and that would be given its count back.
