@@ -31,7 +31,10 @@ impl Admission {
         let Ok(new) = part::<ClusterPart<'_>>(request.object, "object") else {
             return Ok(Outcome::default());
         };
-        if new.metadata.deletion_timestamp.is_some() && Clause::DeletedCluster.in_force() {
+        // A PUT from a manifest has no deletion timestamp yet when the mutating webhook is asked.
+        let deleting =
+            [Some(&new), old.as_ref()].iter().flatten().any(|of| of.metadata.deletion_timestamp.is_some());
+        if deleting && Clause::DeletedCluster.in_force() {
             return Ok(Outcome::default());
         }
         let namespace = &*request.namespace;

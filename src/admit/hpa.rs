@@ -18,18 +18,20 @@ impl Admission {
             Operation::Delete | Operation::Connect if Clause::HpaDeletion.in_force() => {
                 return Ok(Outcome::default());
             }
-            Operation::Update => {
-                // One that is taken from its ScaledObject had no predecessor to excuse it.
-                let old = part::<HpaPart>(request.old_object, "oldObject").ok();
-                old.filter(|old| !old.of_scaled_object()).and_then(|old| old.view())
-            }
+            Operation::Update => part::<HpaPart>(request.old_object, "oldObject").ok(),
             Operation::Create | Operation::Delete | Operation::Connect => None,
         };
         let controlled = new.of_scaled_object() && Clause::HpaControlled.in_force();
-        let deleting = new.metadata.deletion_timestamp.is_some() && Clause::DeletedHpa.in_force();
+        let deleting = [Some(&new), old.as_ref()]
+            .iter()
+            .flatten()
+            .any(|of| of.metadata.deletion_timestamp.is_some())
+            && Clause::DeletedHpa.in_force();
         if controlled || deleting {
             return Ok(Outcome::default());
         }
+        // One that is taken from its ScaledObject had no predecessor to excuse it.
+        let old = old.filter(|old| !old.of_scaled_object()).and_then(|old| old.view());
         let Some(new) = new.view() else { return Ok(Outcome::default()) };
         let ask = |bounds: Option<Bounds>, scalers: &[Scaler]| {
             check(&Write { new: &new, old: old.as_ref(), bounds, scalers })

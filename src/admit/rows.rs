@@ -41,11 +41,19 @@ async fn what_is_bad_is_refused_while_it_lives_and_let_go_when_it_goes() {
         // Not seen from an API server, which sends no object along; whoever does gets the same answer.
         let mut sound = object.clone();
         sound["spec"].as_object_mut().unwrap().retain(|field, _| field == "scaleTargetRef");
-        let going = Write::update(resource, deleted(sound), deleted(object.clone()));
+        let going = Write::update(resource, deleted(sound.clone()), deleted(object.clone()));
+        // As a PUT from a manifest comes to the mutating webhook.
+        let put = Write::update(resource, deleted(sound), object.clone());
         let gone = Write { new: None, old: Some(object.clone()), ..created.clone() };
-        for write in [going, gone] {
-            let answer = plane.answer(Phase::Validating, &write).await;
-            assert!(answer.allowed && answer.warnings.is_empty(), "{write:?} {answer:?}");
+        let phases = if matches!(resource, Resource::Hpa(_)) {
+            &[Phase::Validating][..]
+        } else {
+            &[Phase::Mutating, Phase::Validating]
+        };
+        for (write, phase) in [going, put, gone].iter().flat_map(|write| phases.iter().map(move |of| (write, *of))) {
+            let answer = plane.answer(phase, write).await;
+            let silent = answer.warnings.is_empty() && answer.patch.0.is_empty();
+            assert!(answer.allowed && silent, "{phase:?} {write:?} {answer:?}");
         }
     }
 }

@@ -71,7 +71,9 @@ impl<'a> Write<'a> {
         let cluster = self.new.targets_cluster()?;
         let unchanged =
             self.old.is_some_and(|old| old.reads_like(self.new)) && Clause::UntouchedScaler.in_force();
-        let deleting = self.new.deleting && Clause::DeletedScaler.in_force();
+        // A PUT from a manifest has no deletion timestamp yet when the mutating webhook is asked.
+        let deleting = (self.new.deleting || self.old.is_some_and(|old| old.deleting))
+            && Clause::DeletedScaler.in_force();
         (!deleting && !unchanged).then_some(cluster)
     }
 

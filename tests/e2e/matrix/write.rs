@@ -60,7 +60,8 @@ pub fn call(
         Verb::Put => {
             let mut body = wanted.clone();
             if mode == Mode::Existing && kind != Kind::Scale {
-                for key in ["resourceVersion", "uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+                // As from a manifest, also where the object is being deleted: no manifest says so.
+                for key in ["resourceVersion", "uid"] {
                     body["metadata"][key] = current["metadata"][key].clone();
                 }
             }
