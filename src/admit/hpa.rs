@@ -40,7 +40,9 @@ impl Admission {
         let known = self.world.target(namespace, &new.cluster);
         // A cluster that no watch has told of may be younger than that: applied together with its HPA.
         let outcome = known.cluster.map(|cluster| ask(Some(cluster.bounds), &known.scalers));
-        let stands = |outcome: &Outcome| outcome.allowed() || !Clause::FreshHpaSurroundings.in_force();
+        let stands = |outcome: &Outcome| {
+            outcome.rests_on().next().is_none() || !Clause::FreshHpaSurroundings.in_force()
+        };
         if let Some(outcome) = outcome.filter(stands) {
             return Ok(outcome);
         }

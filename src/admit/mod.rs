@@ -4,7 +4,7 @@
 //! asks the policy and turns its outcome into a response.
 //!
 //! Architecture invariant: no rule stands here, and no HTTP. Live reads happen only where what is known may be
-//! old, and before a refusal that rests on a ScaledObject.
+//! old, and before a refusal that rests on an object that is not written.
 
 mod cluster;
 mod hpa;
@@ -25,7 +25,7 @@ use webhook::response::{Cause, Denial, Response};
 use webhook::review::{Operation, Request};
 
 use crate::api::names::{GROUP, KEDA_GROUP, KIND, PLURAL};
-use crate::policy::{Clause, Mode, Name, Outcome, Scaler};
+use crate::policy::{Basis, Clause, Mode, Name, Outcome, Scaler};
 use crate::telemetry::{Answers, Metrics};
 use crate::world::World;
 use crate::world::live::{Live, LiveError};
@@ -134,7 +134,8 @@ impl Admission {
         ask: impl Fn(Option<&Scaler>) -> Outcome,
     ) -> Result<Outcome, LiveError> {
         let outcome = ask(known);
-        let reads = outcome.rests_on_scaler() && Clause::FreshScaler.in_force();
+        let rests = outcome.rests_on().any(|basis| basis == Basis::Scaler);
+        let reads = rests && Clause::FreshScaler.in_force();
         let Some(scaler) = known.filter(|_| reads) else { return Ok(outcome) };
         let fresh = self.live.scaler(namespace, &scaler.name).await?;
         let fresh = fresh.and_then(|fresh| fresh.driver_of(cluster));

@@ -1,7 +1,7 @@
 //! Writes of ScaledObjects that drive a VLLMCluster.
 //!
 //! Architecture invariant: decides from what is known, and reads live only where the cluster is not known yet and
-//! before a refusal; ScaledObjects are written by people, not by the second.
+//! before a refusal that rests on what is around; ScaledObjects are written by people, not by the second.
 
 use json_patch::PatchOperation;
 use serde_json::Value;
@@ -58,7 +58,8 @@ impl Admission {
             Operation::Update => part::<ScaledObject>(request.old_object, "oldObject").ok(),
             Operation::Create | Operation::Delete | Operation::Connect => None,
         };
-        let Some(cluster) = new.targets_cluster() else { return Ok(Outcome::default()) };
+        let write = Write { new: &new, old: old.as_ref(), known: Known::default() };
+        let Some(cluster) = write.concerns() else { return Ok(Outcome::default()) };
         let namespace = &*request.namespace;
         let mut target = self.world.target(namespace, cluster);
         if target.cluster.is_none() && Clause::FreshTarget.in_force() {
@@ -66,14 +67,15 @@ impl Admission {
             target.cluster = self.live.cluster(namespace, cluster).await?;
         }
         let ask = |surroundings: &Surroundings| {
-            let write = Write { new: &new, old: old.as_ref(), known: surroundings.known() };
+            let write = Write { known: surroundings.known(), ..write };
             match phase {
                 Phase::Validating => check(&write),
                 Phase::Mutating => default_then_check(&write, request),
             }
         };
         let outcome = ask(&Surroundings::new(target, &new.name));
-        if outcome.allowed() || !Clause::FreshSurroundings.in_force() {
+        // What is wrong by itself stays so, whatever is around it.
+        if outcome.rests_on().next().is_none() || !Clause::FreshSurroundings.in_force() {
             return Ok(outcome);
         }
         Ok(ask(&self.live_surroundings(namespace, cluster, &new.name).await?))

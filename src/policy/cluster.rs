@@ -258,7 +258,7 @@ fn judge_scaler(write: &Write<'_>, outcome: &mut Outcome) {
     let older =
         write.old.is_some_and(|old| scaler.within(old.bounds).is_none()) && Clause::OlderGap.in_force();
     match scaler.within(bounds) {
-        None => outcome.refuse_unless(older, Finding::of_scaler(
+        None => outcome.refuse_unless(older, Finding::new(
             Rule::BoundsOutsideScaler,
             if bounds.upper() < lower { UPPER } else { LOWER },
             format!(

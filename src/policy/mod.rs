@@ -26,7 +26,7 @@ pub use bounds::{Bounds, Scaler};
 pub(crate) use clause::Clause;
 pub use name::Name;
 pub use outcome::{Finding, Outcome};
-pub use rule::Rule;
+pub use rule::{Basis, Rule};
 
 /// What becomes of a refusal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

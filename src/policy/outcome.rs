@@ -8,6 +8,7 @@ use std::fmt;
 use json_patch::PatchOperation;
 
 use super::Rule;
+use super::rule::Basis;
 
 /// One reason for a refusal or a warning: which rule, where, and a sentence that says what is wrong, what is allowed
 /// and what to do. Printed as webhooks say it.
@@ -21,19 +22,12 @@ pub struct Finding {
     pub message: String,
     /// Whether the sentence is whole without the field, and is printed so. Refusals never are.
     pub bare: bool,
-    /// Whether the finding rests on a ScaledObject, which is read live before it refuses anything.
-    pub rests_on_scaler: bool,
 }
 
 impl Finding {
-    /// A finding that rests on the written object alone.
+    /// A finding that is printed with its field.
     pub fn new(rule: Rule, field: impl Into<Cow<'static, str>>, message: String) -> Self {
-        Self { rule, field: field.into(), message, bare: false, rests_on_scaler: false }
-    }
-
-    /// A finding that rests on a ScaledObject as well.
-    pub fn of_scaler(rule: Rule, field: impl Into<Cow<'static, str>>, message: String) -> Self {
-        Self { rests_on_scaler: true, ..Self::new(rule, field, message) }
+        Self { rule, field: field.into(), message, bare: false }
     }
 
     /// A warning whose sentence needs no field to be understood.
@@ -44,7 +38,7 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rule: _, field, message, bare, rests_on_scaler: _ } = self;
+        let Self { rule: _, field, message, bare } = self;
         if *bare { f.write_str(message) } else { write!(f, "{field}: {message}") }
     }
 }
@@ -100,9 +94,9 @@ impl Outcome {
         self.refusals.is_empty()
     }
 
-    /// Whether a refusal rests on a ScaledObject that may have changed since it was last seen.
-    pub fn rests_on_scaler(&self) -> bool {
-        self.refusals.iter().any(|finding| finding.rests_on_scaler)
+    /// What the refusals rest on beside the written object: it may have changed since it was last seen.
+    pub fn rests_on(&self) -> impl Iterator<Item = Basis> {
+        self.refusals.iter().filter_map(|finding| finding.rule.rests_on())
     }
 
     /// All refusals in one sentence, as the HPA's conditions and KEDA's events show it.

@@ -198,7 +198,39 @@ ids! {
     }
 }
 
+/// What a finding rests on, beside the written object and the cluster whose `/scale` or manifest is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// The cluster that is to be scaled, or that has the name of a Service.
+    Cluster,
+    /// A ScaledObject.
+    Scaler,
+    /// A HorizontalPodAutoscaler.
+    Hpa,
+    /// What the pods of the cluster will request, by itself or by the namespace.
+    Requests,
+}
+
 impl Rule {
+    /// What may have changed since it was last seen, so that a refusal by this rule reads it first. `None`: nothing.
+    pub fn rests_on(self) -> Option<Basis> {
+        match self {
+            Self::CountBelowHolder
+            | Self::CountAboveHolder
+            | Self::BoundsOutsideScaler
+            | Self::SecondScaler
+            | Self::HpaBesideScaler => Some(Basis::Scaler),
+            Self::NameOfService
+            | Self::ScalerOutsideBounds
+            | Self::FallbackOutsideBounds
+            | Self::PausedOutsideBounds
+            | Self::HpaOutsideBounds => Some(Basis::Cluster),
+            Self::ForeignHpa | Self::HpaWithoutOwner => Some(Basis::Hpa),
+            Self::CpuWithoutRequest | Self::MemoryWithoutRequest => Some(Basis::Requests),
+            _ => None,
+        }
+    }
+
     /// Whether its finding tells what was stored instead of what was written: there is nothing to tell of a write
     /// that is refused.
     pub fn tells_of_a_change(self) -> bool {

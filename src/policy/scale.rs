@@ -133,7 +133,7 @@ fn outside_of_holder(new: i32, (lower, upper): (i32, i32), holder: &Scaler) -> F
             ),
         )
     };
-    Finding::of_scaler(rule, REPLICAS, message)
+    Finding::new(rule, REPLICAS, message)
 }
 
 #[cfg(test)]
@@ -141,6 +141,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::policy::Basis;
 
     const BOUNDS: Bounds = Bounds { min: Some(2), max: Some(10) };
 
@@ -162,7 +163,7 @@ mod tests {
         let outcome = by_person(Count { name: "a".into(), old: Some(4), new, bounds, scaler: None });
         assert!(outcome.message().contains(says), "{outcome:?}");
         assert!(outcome.message().contains(&new.to_string()), "{outcome:?}");
-        assert!(!outcome.rests_on_scaler());
+        assert!(outcome.rests_on().eq([]));
     }
 
     #[rstest]
@@ -184,7 +185,7 @@ mod tests {
         assert!(
             outcome.message().contains("kubectl annotate scaledobject queue autoscaling.keda.sh/paused=true")
         );
-        assert!(outcome.rests_on_scaler());
+        assert!(outcome.rests_on().eq([Basis::Scaler]));
     }
 
     #[test]

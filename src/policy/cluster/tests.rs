@@ -3,6 +3,7 @@
 use rstest::rstest;
 
 use super::*;
+use crate::policy::Basis;
 
 const fn spec(replicas: Option<i32>, min: Option<i32>, max: Option<i32>) -> Spec {
     Spec { replicas, bounds: Bounds { min, max } }
@@ -135,7 +136,7 @@ fn bounds_without_a_common_count(#[case] new: Spec, #[case] says: &str) {
     let queue = scaler(3, 6);
     let outcome = check(&write(Some(spec(new.replicas, None, None)), new, Some(&queue)));
     assert!(outcome.message().contains(says), "{outcome:?}");
-    assert!(outcome.rests_on_scaler());
+    assert!(outcome.rests_on().eq([Basis::Scaler]));
     // Nothing in common before: nearer now, or further away, it is an older fault.
     let apart = spec(new.replicas, new.bounds.min.map(|min| min + 1), new.bounds.max.map(|max| max - 1));
     for (old, new) in [(apart, new), (new, apart)] {

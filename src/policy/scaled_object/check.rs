@@ -28,14 +28,12 @@ pub(super) struct Violation {
     trigger: Option<usize>,
     /// The sentence.
     message: String,
-    /// Whether it rests on another ScaledObject.
-    rests_on_scaler: bool,
 }
 
 impl Violation {
     /// Of a field of the object.
     pub(super) fn new(rule: Rule, field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { rule, field: field.into(), trigger: None, message: message.into(), rests_on_scaler: false }
+        Self { rule, field: field.into(), trigger: None, message: message.into() }
     }
 
     /// Of a field of a trigger, such as `metadata.query`.
@@ -55,12 +53,12 @@ impl Violation {
     }
 
     fn into_finding(self) -> Finding {
-        let Self { rule, field, trigger, message, rests_on_scaler } = self;
+        let Self { rule, field, trigger, message } = self;
         let field = match trigger {
             Some(index) => format!("spec.triggers[{index}].{field}"),
             None => field,
         };
-        Finding { rests_on_scaler, ..Finding::new(rule, field, message) }
+        Finding::new(rule, field, message)
     }
 }
 
@@ -305,16 +303,13 @@ fn judge_modifiers(spec: &Spec, judged: &mut Judged) {
 /// Whoever else decides on the same count.
 fn judge_rivals(cluster: &str, object: &ScaledObject, known: Known<'_>, judged: &mut Judged) {
     for Scaler { name: other, .. } in known.scalers {
-        judged.violations.push(Violation {
-            rests_on_scaler: true,
-            ..Violation::new(
-                Rule::SecondScaler,
-                "spec.scaleTargetRef.name",
-                format!(
-                    "{KIND} {cluster:?} is already scaled by ScaledObject {other:?}; move the triggers there, or delete it first: kubectl delete scaledobject {other}"
-                ),
-            )
-        });
+        judged.violations.push(Violation::new(
+            Rule::SecondScaler,
+            "spec.scaleTargetRef.name",
+            format!(
+                "{KIND} {cluster:?} is already scaled by ScaledObject {other:?}; move the triggers there, or delete it first: kubectl delete scaledobject {other}"
+            ),
+        ));
     }
     let transfers = object.annotations.get(TRANSFER_HPA).is_some_and(|value| value == "true")
         && Clause::Transfer.in_force();

@@ -66,8 +66,8 @@ pub struct Write<'a> {
 }
 
 impl<'a> Write<'a> {
-    /// The cluster's name, where there is anything to say about this write.
-    fn concerns(&self) -> Option<&'a str> {
+    /// The cluster's name, where there is anything to say about this write, whatever is known.
+    pub fn concerns(&self) -> Option<&'a str> {
         let cluster = self.new.targets_cluster()?;
         let unchanged =
             self.old.is_some_and(|old| old.reads_like(self.new)) && Clause::UntouchedScaler.in_force();

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::names::TRANSFER_HPA;
+use crate::policy::Basis;
 
 mod keda;
 
@@ -207,7 +208,7 @@ fn a_second_scaled_object() {
     let scalers = [Scaler { name: "first".into(), min: None, max: None, paused: false, takes_over: None }];
     let known = Known { scalers: &scalers, ..KNOWN };
     assert_refused(&json!({}), known, "spec.scaleTargetRef.name", "already scaled by ScaledObject \"first\"");
-    assert!(judge(&object(&json!({})), None, known).rests_on_scaler());
+    assert!(judge(&object(&json!({})), None, known).rests_on().eq([Basis::Scaler]));
 }
 
 #[rstest]
