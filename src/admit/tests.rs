@@ -329,3 +329,65 @@ async fn an_hpa_beside_a_scaled_object_is_refused_unless_it_is_kedas_own() {
     let fixture = Fixture::empty().knows("a", "1", Bounds::default()).scaler("a", 1, 6);
     assert_eq!(fixture.answer(Phase::Validating, &hpa_review(&Value::Null)).await["allowed"], true);
 }
+
+const ALL_AROUND: [&str; 4] = [
+    "/api/v1/namespaces/t/limitranges",
+    CLUSTER_A,
+    "/apis/autoscaling/v2/namespaces/t/horizontalpodautoscalers",
+    "/apis/keda.sh/v1alpha1/namespaces/t/scaledobjects",
+];
+
+fn trigger(type_: &str) -> Value {
+    json!({"minReplicaCount": 1, "triggers": [{"type": type_, "metricType": "Utilization", "metadata": {"value": "70"}}]})
+}
+
+fn hpa_of(name: &str, min: i32) -> Value {
+    let mut review = hpa_review(&Value::Null);
+    review["request"]["object"]["metadata"]["name"] = json!(name);
+    review["request"]["object"]["spec"]["minReplicas"] = json!(min);
+    review["request"]["object"]["spec"]["maxReplicas"] = json!(9);
+    review
+}
+
+/// The live reads for one refusal, beside a cluster of up to five that is known: none for what is wrong by itself.
+#[rstest]
+#[case::slip_in_a_trigger(scaled_object_review(&trigger("promtheus")), &[])]
+#[case::zero(scaled_object_review(&json!({"minReplicaCount": 0, "maxReplicaCount": 2, "triggers": triggers()})), &[])]
+#[case::no_common_range(scaled_object_review(&json!({"minReplicaCount": 7, "maxReplicaCount": 9, "triggers": triggers()})), &ALL_AROUND)]
+#[case::no_common_range_and_a_slip(scaled_object_review(&json!({"minReplicaCount": 7, "maxReplicaCount": 9, "triggers": trigger("promtheus")["triggers"]})), &ALL_AROUND)]
+#[case::fallback(scaled_object_review(&json!({"minReplicaCount": 1, "fallback": {"replicas": 6}, "triggers": triggers()})), &ALL_AROUND)]
+#[case::no_request(scaled_object_review(&trigger("cpu")), &ALL_AROUND)]
+#[case::hpa_of_no_owner(hpa_of("keda-hpa-queue", 1), &[])]
+#[case::hpa_outside(hpa_of("h", 7), &[CLUSTER_A, ALL_AROUND[3]])]
+#[tokio::test]
+async fn a_refusal_reads_what_it_rests_on(#[case] review: Value, #[case] reads: &[&str]) {
+    let live = json!({"metadata": {"name": "a", "namespace": "t"}, "spec": {"maxReplicas": 5}});
+    let bounds = Bounds { min: None, max: Some(5) };
+    let fixture = Fixture::new([(CLUSTER_A, live)]).knows("a", "1", bounds);
+    let response = fixture.answer(Phase::Validating, &review).await;
+    assert_eq!(response["allowed"], false, "{response}");
+    let mut asked = fixture.asked();
+    asked.sort();
+    assert_eq!(asked, reads, "{response}");
+}
+
+#[rstest]
+#[case::second_scaled_object(scaled_object_review(&json!({"minReplicaCount": 1, "triggers": triggers()})))]
+#[case::hpa(hpa_of("h", 1))]
+#[tokio::test]
+async fn a_rival_that_is_gone_refuses_nothing(#[case] review: Value) {
+    let live = json!({"metadata": {"name": "a", "namespace": "t"}, "spec": {"maxReplicas": 9}});
+    let fixture = Fixture::new([(CLUSTER_A, live)]).knows("a", "1", UP_TO_FIVE).scaler("a", 1, 5);
+    let response = fixture.answer(Phase::Validating, &review).await;
+    assert_eq!(response["allowed"], true, "{response}");
+}
+
+#[tokio::test]
+async fn an_update_that_says_nothing_new_reads_nothing() {
+    let mut review = scaled_object_review(&trigger("promtheus"));
+    review["request"]["operation"] = json!("UPDATE");
+    review["request"]["oldObject"] = review["request"]["object"].clone();
+    let fixture = Fixture::empty();
+    let response = fixture.answer(Phase::Validating, &review).await;
+    assert_eq!((&response["allowed"], fixture.asked().len()), (&json!(true), 0), "{response}");
+}
