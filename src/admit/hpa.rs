@@ -22,11 +22,9 @@ impl Admission {
             Operation::Create | Operation::Delete | Operation::Connect => None,
         };
         let controlled = new.of_scaled_object() && Clause::HpaControlled.in_force();
-        let deleting = [Some(&new), old.as_ref()]
-            .iter()
-            .flatten()
-            .any(|of| of.metadata.deletion_timestamp.is_some())
-            && Clause::DeletedHpa.in_force();
+        let deleting =
+            [Some(&new), old.as_ref()].iter().flatten().any(|of| of.metadata.deletion_timestamp.is_some())
+                && Clause::DeletedHpa.in_force();
         if controlled || deleting {
             return Ok(Outcome::default());
         }

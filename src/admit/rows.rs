@@ -50,7 +50,9 @@ async fn what_is_bad_is_refused_while_it_lives_and_let_go_when_it_goes() {
         } else {
             &[Phase::Mutating, Phase::Validating]
         };
-        for (write, phase) in [going, put, gone].iter().flat_map(|write| phases.iter().map(move |of| (write, *of))) {
+        for (write, phase) in
+            [going, put, gone].iter().flat_map(|write| phases.iter().map(move |of| (write, *of)))
+        {
             let answer = plane.answer(phase, write).await;
             let silent = answer.warnings.is_empty() && answer.patch.0.is_empty();
             assert!(answer.allowed && silent, "{phase:?} {write:?} {answer:?}");

@@ -87,6 +87,8 @@ ids! {
         FirstCountInBounds = "cluster/first-count-raised-to-minimum",
         /// The first count is raised to the holder's minimum.
         FirstCountOfHolder = "cluster/first-count-raised-to-holder",
+        /// Of a first count that is what an absent one becomes, the holder's say is not told.
+        FirstCountUntold = "cluster/first-count-untold",
         /// An absent count is the live count on update.
         LiveCount = "cluster/live-count-on-update",
         /// An absent count goes to the nearest of the new bounds.

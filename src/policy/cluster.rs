@@ -123,7 +123,11 @@ pub fn check(write: &Write<'_>) -> Outcome {
             outcome.refuse_all(write.new.bounds.violation(write.name, new));
         } else {
             let count = Count { name: write.name, old, new, bounds: write.new.bounds, scaler: write.scaler };
-            let judged = by_person(count);
+            let mut judged = by_person(count);
+            // Stated or filled in, nobody can tell; and the holder would not decide otherwise.
+            if old.is_none() && first_count(write) == Some(new) && Clause::FirstCountUntold.in_force() {
+                judged.warnings.retain(|warning| warning.rule != Rule::HolderDecidesAgain);
+            }
             outcome.refusals.extend(judged.refusals);
             outcome.warnings.extend(judged.warnings);
         }

@@ -201,3 +201,21 @@ fn an_older_violation_warns() {
     assert!(outcome.allowed());
     assert!(outcome.warnings[0].to_string().contains("9 is above the maximum 5"), "{outcome:?}");
 }
+
+/// Helm applies a ScaledObject before its cluster: what we fill in ourselves is nothing to be warned about.
+#[rstest]
+#[case::of_the_holder(3, None, None, true)]
+#[case::of_the_cluster_within_it(4, Some(4), None, true)]
+#[case::another(5, None, None, false)]
+#[case::by_an_update(3, None, Some(spec(Some(4), None, None)), false)]
+fn a_first_count_is_not_warned_about(
+    #[case] count: i32,
+    #[case] min: Option<i32>,
+    #[case] old: Option<Spec>,
+    #[case] silent: bool,
+) {
+    let queue = scaler(3, 6);
+    let outcome = check(&write(old, spec(Some(count), min, None), Some(&queue)));
+    let told = outcome.warnings.iter().any(|warning| warning.rule == Rule::HolderDecidesAgain);
+    assert_eq!((outcome.allowed(), told), (true, !silent), "{outcome:?}");
+}

@@ -58,9 +58,7 @@ fn filled_in() -> Vec<Case> {
             .expect_on_create(Expect::stores([("/replicas", json!(6))])),
         held_case("count-absent-and-held", json!({"model": "m"}))
             .expect(Expect::stores([("/replicas", json!(4))]))
-            .expect_on_create(
-                Expect::stores([("/replicas", json!(3))]).warns(&["ScaledObject \"queue@\" holds the count"]),
-            ),
+            .expect_on_create(Expect::stores([("/replicas", json!(3))])),
         case("count-untouched-above-new-bounds", json!({"replicas": 4, "maxReplicas": 2}))
             .update_only()
             .expect(
