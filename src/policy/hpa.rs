@@ -1,6 +1,7 @@
 //! Writes of a HorizontalPodAutoscaler that points at a `VLLMCluster` and that no ScaledObject controls.
 //!
-//! Left to the API server, which judges an HPA before any webhook that validates: a minimum above the maximum.
+//! The API server judges an HPA before any webhook that validates: what it refuses of the range by itself is said here
+//! for those who judge without it.
 //!
 //! Architecture invariant: judges only; an HPA is never changed.
 
@@ -63,6 +64,7 @@ pub fn check(write: &Write<'_>) -> Outcome {
     }
     judge_origin(write, &mut outcome);
     judge_rivals(write, &mut outcome);
+    judge_maximum(write, &mut outcome);
     judge_range(write, &mut outcome);
     outcome
 }
@@ -110,6 +112,24 @@ fn judge_rivals(write: &Write<'_>, outcome: &mut Outcome) {
         );
         outcome.refuse_unless(older || beside, finding);
     }
+}
+
+/// What is no range, whatever the cluster.
+fn judge_maximum(write: &Write<'_>, outcome: &mut Outcome) {
+    let Hpa { min, max, .. } = write.new;
+    let lowest = (*min).max(1);
+    let (rule, message) = match *max {
+        0 => (Rule::HpaMaximumBelowOne, format!("is absent or 0; state the largest count, {lowest} or more")),
+        max if max < 1 => {
+            (Rule::HpaMaximumBelowOne, format!("{max} is below the minimum 1; use {lowest} or more"))
+        }
+        max if max < *min => (
+            Rule::HpaMaximumBelowMinimum,
+            format!("{max} is below minReplicas {min}; use {min} or more, or lower minReplicas"),
+        ),
+        _ => return,
+    };
+    outcome.refuse(Finding::new(rule, "spec.maxReplicas", message));
 }
 
 /// The HPA's range against the cluster's bounds: nothing in common refuses, a wider range warns.
@@ -181,7 +201,6 @@ mod tests {
     #[case::above(hpa(7, 9), "spec.minReplicas: 7 to 9 has no count in common", 0)]
     #[case::wider_below(hpa(1, 6), "", 1)]
     #[case::wider_above(hpa(2, 7), "", 1)]
-    #[case::crossed_is_for_the_api_server(hpa(9, 1), "", 0)]
     fn range(#[case] new: Hpa, #[case] says: &str, #[case] warnings: usize) {
         let outcome = check(&Write { new: &new, old: None, bounds: BOUNDS, scalers: &[] });
         assert_eq!((outcome.allowed(), outcome.warnings.len()), (says.is_empty(), warnings), "{outcome:?}");
@@ -192,6 +211,16 @@ mod tests {
         for bounds in [None, Some(Bounds { min: Some(6), max: Some(2) })] {
             assert_eq!(check(&Write { old: None, bounds, ..again }), Outcome::default());
         }
+    }
+
+    #[rstest]
+    #[case::crossed(hpa(9, 3), "spec.maxReplicas: 3 is below minReplicas 9; use 9 or more")]
+    #[case::zero(hpa(2, 0), "spec.maxReplicas: is absent or 0; state the largest count, 2 or more")]
+    #[case::negative(hpa(1, -1), "spec.maxReplicas: -1 is below the minimum 1; use 1 or more")]
+    fn no_range_at_all(#[case] new: Hpa, #[case] says: &str, #[values(None, BOUNDS)] bounds: Option<Bounds>) {
+        let outcome = check(&Write { new: &new, old: None, bounds, scalers: &[] });
+        assert_eq!((outcome.refusals.len(), outcome.warnings.len()), (1, 0), "{outcome:?}");
+        assert!(outcome.message().starts_with(says), "{outcome:?}");
     }
 
     #[test]

@@ -191,6 +191,10 @@ ids! {
         /// An HPA that KEDA made for a ScaledObject, without its owner: restored from a backup, as a rule. Let in, it
         /// would keep the ScaledObject out, which KEDA's webhook refuses beside it; KEDA makes it anew by itself.
         HpaWithoutOwnerCreated = "hpa/without-owner",
+        /// A `maxReplicas` below 1. The API server refuses it before any webhook that validates; lint says it too.
+        HpaMaximumBelowOne = "hpa/maximum-below-one",
+        /// `maxReplicas` below `minReplicas`, likewise.
+        HpaMaximumBelowMinimum = "hpa/maximum-below-minimum",
         /// A range without a count in common with the cluster's bounds.
         HpaOutsideBounds = "hpa/no-common-range",
         /// Warning: a range wider than the cluster's bounds.

@@ -26,8 +26,11 @@ const NS: &str = "messages";
 const WARNED: &str = "messages-warned";
 
 /// Rules that say nothing to a user of a cluster, each with the reason.
-const SILENT: [(Rule, &str); 1] =
-    [(Rule::ScalerMinimumAbsent, "the mutating webhook fills the minimum in before it is judged")];
+const SILENT: [(Rule, &str); 3] = [
+    (Rule::ScalerMinimumAbsent, "the mutating webhook fills the minimum in before it is judged"),
+    (Rule::HpaMaximumBelowOne, "the API server refuses it before any webhook that validates"),
+    (Rule::HpaMaximumBelowMinimum, "the API server refuses it before any webhook that validates"),
+];
 
 /// All of them. The snapshots are compared in the end, so that one difference hides no other.
 pub async fn all(plane: &Plane) -> anyhow::Result<()> {
