@@ -226,7 +226,7 @@ fn names() -> Vec<Case> {
         ]),
         {
             let mut case = named("name-generated-too-long", String::new())
-                .schema("metadata.name must be at most 52 characters");
+                .mutating(&["begins a name of 62 characters; use at most 47, because the StatefulSet controller"]);
             case.write["metadata"] = json!({"generateName": "a".repeat(57)});
             case
         },

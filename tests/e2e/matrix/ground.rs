@@ -44,7 +44,9 @@ impl Ground {
                 json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "no-pods", "namespace": name}, "spec": {"hard": {"pods": "0"}}}),
             ];
             if place == Place::Limits {
-                objects.push(json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "defaults", "namespace": name}, "spec": {"limits": [{"type": "Container", "defaultRequest": {"cpu": "100m"}}]}}));
+                let mut limits = limit_range();
+                limits["metadata"]["namespace"] = json!(name);
+                objects.push(limits);
             }
             for object in objects {
                 manifest = manifest + &object.to_string() + "\n---\n";
@@ -66,6 +68,8 @@ impl Ground {
             mutating: names("mutatingwebhookconfiguration").await?,
             validating: names("validatingwebhookconfiguration").await?,
         };
+        let both: Vec<_> = ours.mutating.intersection(&ours.validating).collect();
+        ensure!(both.is_empty(), "a refusal by {both:?} does not tell which of the two webhooks it is of");
         Ok(Self { ours })
     }
 
@@ -129,6 +133,11 @@ impl Ground {
         kubectl(plane, "keda", "scale deployment keda-operator --replicas=1").ok().await?;
         kubectl(plane, "keda", "rollout status deployment keda-operator --timeout=60s").ok().await.map(drop)
     }
+}
+
+/// What gives each container of [`Place::Limits`] a request.
+pub fn limit_range() -> Value {
+    json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "defaults"}, "spec": {"limits": [{"type": "Container", "defaultRequest": {"cpu": "100m"}}]}})
 }
 
 /// Takes the finalizers of what was held while being deleted.

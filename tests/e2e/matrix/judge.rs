@@ -76,7 +76,6 @@ pub fn decider(kind: Kind, seen: &Seen, audit: &Audit, ours: &Ours) -> Decider {
             .strip_prefix("admission webhook \"")
             .and_then(|rest| rest.split_once("\" denied the request"));
         return match denied {
-            // One name may stand in both configurations; the mutating webhook is asked first.
             Some((name, _)) if ours.mutating.contains(name) => Decider::Mutating,
             Some((name, _)) if ours.validating.contains(name) => Decider::Validating,
             Some(_) => Decider::Keda,
@@ -118,7 +117,9 @@ pub fn wrong(cell: &Cell<'_>, stage: &Stage<'_>, seen: &Seen, decider: Decider) 
                 answer.code, answer.body["reason"]
             ));
         }
-        differ("cause", &says, &causes(&answer.body), &mut wrong);
+        let causes: Vec<_> =
+            causes(&answer.body).iter().map(|(field, message)| format!("{field}: {message}")).collect();
+        differ("cause", &says, &causes, &mut wrong);
         // Who shows only the message shows as much.
         wrong.extend(
             says.iter()
@@ -172,14 +173,11 @@ pub fn wrong(cell: &Cell<'_>, stage: &Stage<'_>, seen: &Seen, decider: Decider) 
     wrong
 }
 
-fn causes(status: &Value) -> Vec<String> {
+/// The causes of a refusal: field and sentence of each.
+pub fn causes(status: &Value) -> Vec<(String, String)> {
     let causes = status["details"]["causes"].as_array();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    causes
-        .into_iter()
-        .flatten()
-        .map(|cause| format!("{}: {}", text(&cause["field"]), text(&cause["message"])))
-        .collect()
+    causes.into_iter().flatten().map(|cause| (text(&cause["field"]), text(&cause["message"]))).collect()
 }
 
 /// Each expected text must be in the found one of the same place, and there must be no other.

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`axes`] and [`case`] (what a row is), [`objects`], [`clusters`], [`scales`], [`scaled_objects`], [`triggers`], [`hpas`] (the
 //! rows), [`cells`] (their product), [`ground`] (namespaces, and who stands still meanwhile), [`stage`] (what cells
-//! stand on), [`write`] and [`api`] (one request), [`asked`] and [`judge`] (who decided), [`report`]; [`kubectl`] has what kubectl
+//! stand on), [`write`] and [`api`] (one request), [`asked`] and [`judge`] (who decided), [`report`]; [`lint`] has what lint finds, [`kubectl`] has what kubectl
 //! refuses by itself.
 //!
 //! **Architecture invariant**: outcomes are stated in the rows and observed at the API server; the code under test is
@@ -19,6 +19,7 @@ mod ground;
 mod hpas;
 mod judge;
 mod kubectl;
+mod lint;
 mod objects;
 mod report;
 mod scaled_objects;
@@ -71,7 +72,10 @@ pub async fn whole(plane: &Plane) -> anyhow::Result<()> {
     report.step("down");
     report.kubectl(kubectl::cells(plane, Webhook::Down).await?);
     start_operator(plane).await?;
-    report.judge(plane, &cells, &stages, seen, &ground.ours)?;
+    report.step("up again");
+    let creations = report.judge(plane, &cells, &stages, seen, &ground.ours)?;
+    report.lint(lint::compare(&creations).await?);
+    report.step("lint");
     ground.clear(plane, &client).await?;
     report.step("cleared");
     report.end()

@@ -16,6 +16,7 @@ use super::axes::{Decider, Kind, Verb, Webhook};
 use super::cells::{Cell, LeftOut};
 use super::judge::{Ours, audit, decider, wrong};
 use super::kubectl::Refusal;
+use super::lint::{Compared, Creation};
 use super::stage::{Stage, audit_id};
 
 /// See the module.
@@ -76,7 +77,7 @@ impl Report {
         }
     }
 
-    /// Holds all that was seen against what must be.
+    /// Holds all that was seen against what must be. The creations are for lint.
     pub fn judge(
         &mut self,
         plane: &Plane,
@@ -84,7 +85,8 @@ impl Report {
         stages: &[Stage<'_>],
         seen: Found,
         ours: &Ours,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<Creation>> {
+        let mut creations = Vec::new();
         let log = audit(&plane.audit_log())?;
         let mut found: BTreeMap<_, _> = seen.into_iter().collect();
         for stage in stages {
@@ -99,6 +101,7 @@ impl Report {
                         let by = decider(cell.case.kind, &seen, audit, ours);
                         self.again += seen.answer.again;
                         let wrong = wrong(cell, stage, &seen, by);
+                        creations.extend(Creation::of(cell, stage, &seen, by));
                         let mut says = seen.answer.message().to_owned();
                         for warning in &seen.answer.warnings {
                             let _ = write!(says, " (warning: {warning})");
@@ -108,7 +111,24 @@ impl Report {
                 }
             }
         }
-        Ok(())
+        Ok(creations)
+    }
+
+    /// Takes in what lint finds in the creations.
+    pub fn lint(&mut self, compared: Vec<Compared>) {
+        let (mut alike, mut left_out) = (0, 0);
+        for Compared { id, wrong, found } in compared {
+            match wrong {
+                None => left_out += 1,
+                Some(wrong) if wrong.is_empty() => alike += 1,
+                Some(wrong) => self.wrong.push(format!(
+                    "{id}: {}\n    lint: {}",
+                    wrong.join("\n    "),
+                    found.join("\n    lint: ")
+                )),
+            }
+        }
+        println!("matrix: lint finds the same in {alike} creations; {left_out} are KEDA's alone to refuse");
     }
 
     fn row(&mut self, id: &str, kind: Kind, refused: bool, by: Decider, says: &str, wrong: &[String]) {

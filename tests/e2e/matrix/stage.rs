@@ -204,6 +204,11 @@ impl Stage<'_> {
         wanted
     }
 
+    /// What was there before, under the names of this stage.
+    pub fn around(&self) -> Vec<Value> {
+        self.around.iter().map(|object| self.fill(object)).collect()
+    }
+
     /// Text and objects of a case under the names of this stage.
     pub fn text(&self, text: &str) -> String {
         let mut text = text.replace('@', &self.id);
