@@ -1,11 +1,11 @@
 //! A repository that is the truth of everything it states, applied again and again over what the autoscaler did.
 
-use anyhow::ensure;
-use serde_json::json;
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
 use testbed::plane::Plane;
 
 use super::{nobody_was_refused, settled, wanting};
-use crate::suite::{apply, cluster, forget, get, kubectl, namespace, until};
+use crate::suite::{apply, cluster, forget, kubectl, namespace, until};
 
 const NS: &str = "git";
 /// As Argo CD and Flux do it.
@@ -33,18 +33,27 @@ pub async fn replicas_in_the_manifest(plane: &Plane) -> anyhow::Result<()> {
         ensure!(stored == "6", "{replicas} {model}: {stored} stored instead of the live count");
         until(plane, NS, "vllmcluster/a", &[("/spec/model", json!(model))]).await?;
     }
-    // The same commit again changes nothing at all, or it would be applied for ever.
-    settled(plane, NS, "keda-hpa-queue", 6).await?;
-    let before = get(plane, NS, "vllmcluster/a").await?["metadata"]["resourceVersion"].clone();
+    // The same commit again changes nothing, or it would be applied for ever.
+    let before = written(plane).await?;
     sync(plane, &keeps(2, "other")).await?;
-    let after = get(plane, NS, "vllmcluster/a").await?;
-    ensure!(after["metadata"]["resourceVersion"] == before, "{after:#}");
+    let after = written(plane).await?;
+    ensure!(after == before, "{before:#}\nbecame {after:#}");
 
     // Out of the repository again: the manifest is obeyed once more.
     ensure!(sync(plane, &states(3, "other")).await? == "3", "the manifest states 3");
     settled(plane, NS, "keda-hpa-queue", 6).await?;
     nobody_was_refused(plane, NS).await?;
     forget(plane, NS).await
+}
+
+/// What the repository's writes leave of themselves; status goes on meanwhile.
+async fn written(plane: &Plane) -> anyhow::Result<Value> {
+    let line = "get vllmcluster a -o json --show-managed-fields";
+    let cluster: Value = serde_json::from_str(&kubectl(plane, NS, line).ok().await?)?;
+    let fields = cluster["metadata"]["managedFields"].as_array().context("managed fields")?;
+    let own =
+        fields.iter().find(|fields| fields["manager"] == "gitops").context("those of the repository")?;
+    Ok(json!([cluster["metadata"]["generation"], own]))
 }
 
 /// The count that the API server answers with: what was stored, before anybody else could write.

@@ -18,32 +18,35 @@ pub mod restore;
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
-use futures::future::join_all;
+use futures::future::ready;
+use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use testbed::plane::Plane;
 
 use crate::suite::{Run, until};
 
-/// All that need nothing but a namespace of their own, at the same time: most of it is waiting for the autoscaler's period.
+/// All that need nothing but a namespace of their own, a few at the same time: most of it is waiting for the autoscaler's period.
 pub async fn side_by_side(plane: &Plane) -> anyhow::Result<()> {
+    // The longest first.
     let all: [(&str, Run<'_>); 9] = [
+        ("git::replicas_in_the_manifest", Box::pin(git::replicas_in_the_manifest(plane))),
         ("helm::server_side", Box::pin(helm::server_side(plane))),
         ("helm::client_side", Box::pin(helm::client_side(plane))),
-        ("git::replicas_in_the_manifest", Box::pin(git::replicas_in_the_manifest(plane))),
-        ("edit::image_on_an_older_violation", Box::pin(edit::image_on_an_older_violation(plane))),
-        ("handover::from_hpa_to_keda", Box::pin(handover::from_hpa_to_keda(plane))),
-        ("original_count::comes_back", Box::pin(original_count::comes_back(plane))),
-        ("deletion::while_up", Box::pin(deletion::while_up(plane))),
         ("restore::alphabetical", Box::pin(restore::alphabetical(plane))),
         ("race::two_at_once", Box::pin(race::two_at_once(plane))),
+        ("deletion::while_up", Box::pin(deletion::while_up(plane))),
+        ("original_count::comes_back", Box::pin(original_count::comes_back(plane))),
+        ("edit::image_on_an_older_violation", Box::pin(edit::image_on_an_older_violation(plane))),
+        ("handover::from_hpa_to_keda", Box::pin(handover::from_hpa_to_keda(plane))),
     ];
-    let ended = all.map(|(name, run)| async move {
+    let ended = stream::iter(all).map(|(name, run)| async move {
         let begun = Instant::now();
         let ended = run.await;
         eprintln!("workflows::{name}: {:.0} s", begun.elapsed().as_secs_f32());
         ended.err().map(|error| format!("workflows::{name}: {error:#}"))
     });
-    let failed: Vec<_> = join_all(ended).await.into_iter().flatten().collect();
+    // More of them would wait for the processor instead, and admission with them.
+    let failed: Vec<_> = ended.buffer_unordered(4).filter_map(ready).collect().await;
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
     Ok(())
 }
