@@ -23,7 +23,7 @@ struct Surroundings {
 
 impl Surroundings {
     fn new(target: Target, own_name: &str) -> Self {
-        let Target { cluster, scalers, hpas } = target;
+        let Target { cluster, scalers, hpas, leaving: _ } = target;
         Self {
             cluster: cluster.map(
                 |world::Cluster { bounds, cpu_request, memory_request, resource_version: _, deleting: _ }| {
@@ -97,7 +97,7 @@ impl Admission {
         let scalers = scalers.into_iter().filter_map(|scaler| scaler.driver_of(cluster));
         let hpas = hpas.into_iter().filter_map(|hpa| hpa.driver_of(cluster));
         let mut found = Surroundings::new(
-            Target { cluster: found, scalers: scalers.collect(), hpas: hpas.collect() },
+            Target { cluster: found, scalers: scalers.collect(), hpas: hpas.collect(), leaving: Vec::new() },
             own_name,
         );
         if let Some(cluster) = found.cluster.as_mut().filter(|_| Clause::LimitRangeIsRequest.in_force()) {

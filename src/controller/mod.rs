@@ -37,7 +37,7 @@ use crate::objects::{InvalidCluster, ValidatedCluster};
 use crate::pace::Steady;
 use crate::policy::cluster::Spec;
 use crate::policy::{self, Bounds};
-use crate::world::{Key, Target, World};
+use crate::world::{Key, Leaving, Target, World};
 
 use apply::{Outcome, apply, write_status};
 use observe::{observe, read_status};
@@ -319,7 +319,13 @@ async fn report_unreadable(client: &Client, metadata: &ObjectMeta, why: &str) ->
 fn conflicts(world: &World, cluster: &ValidatedCluster) -> Vec<String> {
     let VLLMClusterSpec { min_replicas, max_replicas, .. } = cluster.spec;
     let bounds = Bounds { min: min_replicas, max: max_replicas };
-    let Target { cluster: _, scalers, hpas } = world.target(&cluster.namespace, &cluster.name);
+    let Target { cluster: _, mut scalers, hpas, leaving } = world.target(&cluster.namespace, &cluster.name);
+    // One that is being deleted counts until it is gone. KEDA puts the original count back meanwhile, by a read and a
+    // conditional write; a status of ours between the two would lose that count for good.
+    let leaving = leaving.into_iter().map(|Leaving(scaler)| scaler);
+    scalers.extend(
+        leaving.filter(|going| scalers.iter().all(|scaler| scaler.name != going.name)).collect::<Vec<_>>(),
+    );
     let hpas: Vec<_> = hpas.into_iter().map(|hpa| hpa.name).collect();
     let spec = Spec { replicas: Some(cluster.replicas), bounds };
     let findings = policy::cluster::conflicts(&cluster.name, spec, &scalers, &hpas);

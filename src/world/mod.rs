@@ -49,7 +49,13 @@ pub struct Target {
     pub scalers: Vec<Scaler>,
     /// The HPAs that no ScaledObject controls, in the order of their names.
     pub hpas: Vec<ForeignHpa>,
+    /// ScaledObjects that are being deleted. They drive nothing any more, but KEDA may still have to put a count back.
+    pub leaving: Vec<Leaving>,
 }
+
+/// A ScaledObject that is being deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaving(pub Scaler);
 
 impl Target {
     /// The ScaledObject that counts: the one that holds the count, or else a paused one.
@@ -125,6 +131,18 @@ impl Attached for Scaler {
     }
 }
 
+impl Attached for Leaving {
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+    fn of(target: &mut Target) -> &mut Vec<Self> {
+        &mut target.leaving
+    }
+    fn index(index: &mut Index) -> &mut HashMap<Key, String> {
+        &mut index.leaving
+    }
+}
+
 impl Attached for ForeignHpa {
     fn name(&self) -> &str {
         &self.name
@@ -143,6 +161,7 @@ pub struct Index {
     targets: HashMap<Key, Target>,
     scalers: HashMap<Key, String>,
     hpas: HashMap<Key, String>,
+    leaving: HashMap<Key, String>,
     /// Modes of the namespaces whose label names one.
     modes: HashMap<String, Mode>,
 }

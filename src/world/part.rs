@@ -20,7 +20,7 @@ use crate::policy::hpa::Hpa;
 use crate::policy::scaled_object::view::Target;
 use crate::policy::{Bounds, Clause, Scaler};
 
-use super::{Attachment, Cluster, ForeignHpa};
+use super::{Attachment, Cluster, ForeignHpa, Leaving};
 
 /// The counts in a `VLLMCluster`'s spec.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -137,11 +137,20 @@ pub struct ScaledObjectPart {
 impl ScaledObjectPart {
     /// The attachment; `None` if its target is no `VLLMCluster`, or if it is being deleted.
     pub fn attachment(&self) -> Option<Attachment<Scaler>> {
+        let deleting = self.metadata.deletion_timestamp.is_some() && Clause::AttachedWhileKept.in_force();
+        self.target().filter(|_| !deleting)
+    }
+
+    /// What it was attached to, if it is being deleted.
+    pub fn leaving(&self) -> Option<Attachment<Leaving>> {
+        let Attachment { cluster, driver } =
+            self.target().filter(|_| self.metadata.deletion_timestamp.is_some())?;
+        Some(Attachment { cluster, driver: Leaving(driver) })
+    }
+
+    fn target(&self) -> Option<Attachment<Scaler>> {
         let spec = self.spec.as_ref()?;
         let cluster = spec.scale_target_ref.as_ref()?.cluster()?;
-        if self.metadata.deletion_timestamp.is_some() && Clause::AttachedWhileKept.in_force() {
-            return None;
-        }
         let annotations = self.metadata.annotations.as_ref();
         let takes_over =
             annotations.and_then(|all| all.get(TRANSFER_HPA)).is_some_and(|value| value == "true");

@@ -24,7 +24,7 @@ use crate::pace::Steady;
 use crate::policy::{Mode, Scaler};
 
 use super::part::{ClusterPart, HpaPart, ScaledObjectPart};
-use super::{Attached, Attachment, Cluster, ForeignHpa, Key, World};
+use super::{Attachment, Cluster, ForeignHpa, Key, Leaving, World};
 
 /// Which watches have seen their whole list once since start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,7 +57,8 @@ trait Sink<K> {
 }
 
 struct Clusters(Arc<World>);
-struct Drivers(Arc<World>);
+struct Hpas(Arc<World>);
+struct Scalers(Arc<World>);
 struct Namespaces(Arc<World>);
 
 impl Sink<ClusterPart> for Clusters {
@@ -79,36 +80,9 @@ impl Sink<ClusterPart> for Clusters {
     }
 }
 
-/// What is read of an object that drives a cluster, and which flag its watch sets.
-trait DriverPart {
-    type Driver: Attached;
-    fn attachment(&self) -> Option<Attachment<Self::Driver>>;
-    fn synced(synced: &mut Synced);
-}
-
-impl DriverPart for ScaledObjectPart {
-    type Driver = Scaler;
-    fn attachment(&self) -> Option<Attachment<Scaler>> {
-        self.attachment()
-    }
-    fn synced(synced: &mut Synced) {
-        synced.scalers = true;
-    }
-}
-
-impl DriverPart for HpaPart {
-    type Driver = ForeignHpa;
-    fn attachment(&self) -> Option<Attachment<ForeignHpa>> {
-        self.attachment()
-    }
-    fn synced(synced: &mut Synced) {
-        synced.hpas = true;
-    }
-}
-
-impl<K: DriverPart> Sink<K> for Drivers {
-    type Fact = Attachment<K::Driver>;
-    fn fact(&self, object: &K) -> Option<Self::Fact> {
+impl Sink<HpaPart> for Hpas {
+    type Fact = Attachment<ForeignHpa>;
+    fn fact(&self, object: &HpaPart) -> Option<Self::Fact> {
         object.attachment()
     }
     fn put(&self, key: Key, fact: Option<Self::Fact>) {
@@ -118,7 +92,45 @@ impl<K: DriverPart> Sink<K> for Drivers {
         self.0.replace(facts);
     }
     fn synced(&self, synced: &mut Synced) {
-        K::synced(synced);
+        synced.hpas = true;
+    }
+}
+
+/// A ScaledObject that drives a cluster, or one that is about to have done so.
+enum Standing {
+    Attached(Attachment<Scaler>),
+    Leaving(Attachment<Leaving>),
+}
+
+impl Sink<ScaledObjectPart> for Scalers {
+    type Fact = Standing;
+    fn fact(&self, object: &ScaledObjectPart) -> Option<Standing> {
+        let attached = object.attachment().map(Standing::Attached);
+        attached.or_else(|| object.leaving().map(Standing::Leaving))
+    }
+    // Known as leaving before it is no driver any more: whoever looks in between sees it at least once.
+    fn put(&self, key: Key, fact: Option<Standing>) {
+        let (attached, leaving) = match fact {
+            Some(Standing::Attached(attached)) => (Some(attached), None),
+            Some(Standing::Leaving(leaving)) => (None, Some(leaving)),
+            None => (None, None),
+        };
+        self.0.put(&key, leaving);
+        self.0.put(&key, attached);
+    }
+    fn replace(&self, facts: Vec<(Key, Standing)>) {
+        let (mut attached, mut leaving) = (Vec::new(), Vec::new());
+        for (key, fact) in facts {
+            match fact {
+                Standing::Attached(fact) => attached.push((key, fact)),
+                Standing::Leaving(fact) => leaving.push((key, fact)),
+            }
+        }
+        self.0.replace(leaving);
+        self.0.replace(attached);
+    }
+    fn synced(&self, synced: &mut Synced) {
+        synced.scalers = true;
     }
 }
 
@@ -143,7 +155,7 @@ pub async fn run(client: Client, world: Arc<World>, synced: Sender<Synced>) {
     let all = watcher::Config::default;
     let labelled = all().labels(LABEL_ADMISSION);
     let clusters = feed(Clusters(Arc::clone(&world)), events::<ClusterPart>(client.clone(), all()), &synced);
-    let hpas = feed(Drivers(Arc::clone(&world)), events::<HpaPart>(client.clone(), all()), &synced);
+    let hpas = feed(Hpas(Arc::clone(&world)), events::<HpaPart>(client.clone(), all()), &synced);
     let namespaces = feed(Namespaces(Arc::clone(&world)), events(client.clone(), labelled), &synced);
     tokio::join!(clusters, hpas, namespaces, scalers(client, world, &synced));
 }
@@ -190,7 +202,7 @@ async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
             info!("KEDA is installed: watching ScaledObjects");
             feeding = Some(
                 feed(
-                    Drivers(Arc::clone(&world)),
+                    Scalers(Arc::clone(&world)),
                     events::<ScaledObjectPart>(client.clone(), watcher::Config::default()),
                     synced,
                 )
@@ -199,6 +211,7 @@ async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
         } else if !present {
             info!("KEDA is not installed: no ScaledObject holds a count");
             feeding = None;
+            world.replace::<Leaving>(Vec::new());
             world.replace::<Scaler>(Vec::new());
             synced.send_if_modified(|synced| !std::mem::replace(&mut synced.scalers, true));
         }
@@ -294,7 +307,7 @@ mod tests {
         let world = Arc::new(World::default());
         let (synced, seen) = tokio::sync::watch::channel(Synced::default());
         let on = async |events: Vec<Event<DeserializeGuard<HpaPart>>>| {
-            feed(Drivers(Arc::clone(&world)), stream::iter(events.into_iter().map(Ok)), &synced).await;
+            feed(Hpas(Arc::clone(&world)), stream::iter(events.into_iter().map(Ok)), &synced).await;
             ["a", "b"].map(|cluster| {
                 let hpas = world.target("n", cluster).hpas;
                 hpas.into_iter().map(|hpa| hpa.name).collect::<Vec<_>>().join(" ")
@@ -314,5 +327,26 @@ mod tests {
         // What becomes unreadable is of no concern any more.
         assert_eq!(on(vec![Event::Apply(hpa("x", &json!(5)))]).await, ["y", ""]);
         assert_eq!(on(vec![Event::Delete(hpa("y", &json!("a")))]).await, ["", ""]);
+    }
+
+    #[tokio::test]
+    async fn a_scaled_object_is_known_as_leaving_until_it_is_gone() {
+        let world = Arc::new(World::default());
+        let (synced, _seen) = tokio::sync::watch::channel(Synced::default());
+        let target = json!({"apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": "a"});
+        let mut object =
+            json!({"metadata": {"name": "q", "namespace": "n"}, "spec": {"scaleTargetRef": target}});
+        let here: DeserializeGuard<ScaledObjectPart> = serde_json::from_value(object.clone()).unwrap();
+        object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let going: DeserializeGuard<ScaledObjectPart> = serde_json::from_value(object).unwrap();
+        let on = async |events: Vec<Event<DeserializeGuard<ScaledObjectPart>>>| {
+            feed(Scalers(Arc::clone(&world)), stream::iter(events.into_iter().map(Ok)), &synced).await;
+            let target = world.target("n", "a");
+            (target.scalers.len(), target.leaving.len())
+        };
+        assert_eq!(on(vec![Event::Apply(here)]).await, (1, 0));
+        assert_eq!(on(vec![Event::Apply(going.clone())]).await, (0, 1));
+        assert_eq!(on(vec![Event::Init, Event::InitApply(going.clone()), Event::InitDone]).await, (0, 1));
+        assert_eq!(on(vec![Event::Delete(going)]).await, (0, 0));
     }
 }
