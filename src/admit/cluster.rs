@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use futures::future::try_join_all;
 use serde::Deserialize;
 use serde_json::json;
 use webhook::review::{Operation, Request};
@@ -16,7 +17,7 @@ use crate::policy::cluster::{Spec, Write, check, default, rivals_for_services};
 use crate::policy::{Bounds, Clause, Name, Outcome};
 use crate::world::live::LiveError;
 
-use super::{Admission, Phase, Unjudged, add, part};
+use super::{Admission, Phase, Unjudged, add, budget, part};
 
 impl Admission {
     pub(super) async fn cluster(&self, phase: Phase, request: &Request<'_>) -> Result<Outcome, Unjudged> {
@@ -49,11 +50,11 @@ impl Admission {
             .is_some_and(|value| value == "true");
         let spec = new.spec.as_ref().map(Spec::from).unwrap_or_default();
         let unreadable = new.spec.as_ref().is_some_and(|spec| spec.replicas == Count::Unreadable);
-        let neighbours = if old.is_none() { self.neighbours(namespace, name).await? } else { Vec::new() };
+        let neighbours = if old.is_none() { self.neighbours(request, name).await? } else { Vec::new() };
         let old = old.map(|old| old.spec.as_ref().map(Spec::from).unwrap_or_default());
         let known = self.world.target(namespace, name);
         let mut outcome = self
-            .with_fresh_scaler(namespace, name, known.scaler(), |scaler| {
+            .with_fresh_scaler(request, name, known.scaler(), |scaler| {
                 let write =
                     Write { name: called, new: spec, old, keep_live, scaler, neighbours: &neighbours };
                 match phase {
@@ -74,19 +75,20 @@ impl Admission {
     }
 
     /// The clusters that a new one would share a Service with.
-    async fn neighbours(&self, namespace: &str, name: &str) -> Result<Vec<String>, LiveError> {
-        let mut neighbours = Vec::new();
+    async fn neighbours(&self, request: &Request<'_>, name: &str) -> Result<Vec<String>, LiveError> {
         if name.is_empty() {
-            return Ok(neighbours);
+            return Ok(Vec::new());
         }
-        for rival in rivals_for_services(name) {
+        let namespace = &*request.namespace;
+        let neighbours = rivals_for_services(name).map(|rival| async {
             let known = self.world.target(namespace, &rival).cluster.is_some();
             let there = known
                 && (!Clause::FreshNeighbour.in_force()
-                    || self.live.cluster(namespace, &rival).await?.is_some());
-            neighbours.extend(there.then_some(rival));
-        }
-        Ok(neighbours)
+                    || self.live.cluster(namespace, &rival, budget(request)).await?.is_some());
+            Ok(there.then_some(rival))
+        });
+        // At the same time, so that the webhook waits for one read.
+        Ok(try_join_all(neighbours).await?.into_iter().flatten().collect())
     }
 }
 

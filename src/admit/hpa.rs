@@ -8,7 +8,7 @@ use crate::policy::hpa::{Write, check};
 use crate::policy::{Bounds, Clause, Outcome, Scaler};
 use crate::world::part::HpaPart;
 
-use super::{Admission, Unjudged, part};
+use super::{Admission, Unjudged, budget, part};
 
 impl Admission {
     pub(super) async fn hpa(&self, request: &Request<'_>) -> Result<Outcome, Unjudged> {
@@ -34,7 +34,7 @@ impl Admission {
         let ask = |bounds: Option<Bounds>, scalers: &[Scaler]| {
             check(&Write { new: &new, old: old.as_ref(), bounds, scalers })
         };
-        let namespace = &*request.namespace;
+        let (namespace, within) = (&*request.namespace, budget(request));
         let known = self.world.target(namespace, &new.cluster);
         // A cluster that no watch has told of may be younger than that: applied together with its HPA.
         let outcome = known.cluster.map(|cluster| ask(Some(cluster.bounds), &known.scalers));
@@ -45,8 +45,10 @@ impl Admission {
             return Ok(outcome);
         }
         // A refusal rests on other objects, which may have changed since they were last seen.
-        let (cluster, scalers) =
-            tokio::try_join!(self.live.cluster(namespace, &new.cluster), self.live.scalers_of(namespace))?;
+        let (cluster, scalers) = tokio::try_join!(
+            self.live.cluster(namespace, &new.cluster, within),
+            self.live.scalers_of(namespace, within)
+        )?;
         let scalers: Vec<_> =
             scalers.into_iter().filter_map(|scaler| scaler.driver_of(&new.cluster)).collect();
         Ok(ask(cluster.map(|cluster| cluster.bounds), &scalers))

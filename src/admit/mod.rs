@@ -14,6 +14,7 @@ mod scaled_object;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use json_patch::{AddOperation, PatchOperation};
 use serde::Deserialize;
@@ -73,6 +74,15 @@ const LOGGED: usize = 4096;
 /// How long a client waits that is refused because too much is read: the rate allows a good deal more by then.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
+/// How long each live read may take: less than half of the webhook's `timeoutSeconds`, so that two in a row, of which no
+/// review needs more, leave time to answer.
+fn budget(request: &Request<'_>) -> Duration {
+    match (&*request.resource.group, &*request.sub_resource) {
+        (GROUP, "scale") | ("autoscaling", _) => Duration::from_millis(900),
+        _ => Duration::from_secs(2),
+    }
+}
+
 /// A review that no rule can judge.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -128,7 +138,7 @@ impl Admission {
     /// it live and asks again.
     async fn with_fresh_scaler(
         &self,
-        namespace: &str,
+        request: &Request<'_>,
         cluster: &str,
         known: Option<&Scaler>,
         ask: impl Fn(Option<&Scaler>) -> Outcome,
@@ -137,7 +147,7 @@ impl Admission {
         let rests = outcome.rests_on().any(|basis| basis == Basis::Scaler);
         let reads = rests && Clause::FreshScaler.in_force();
         let Some(scaler) = known.filter(|_| reads) else { return Ok(outcome) };
-        let fresh = self.live.scaler(namespace, &scaler.name).await?;
+        let fresh = self.live.scaler(&request.namespace, &scaler.name, budget(request)).await?;
         let fresh = fresh.and_then(|fresh| fresh.driver_of(cluster));
         Ok(if fresh.as_ref() == Some(scaler) { outcome } else { ask(fresh.as_ref()) })
     }

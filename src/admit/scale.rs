@@ -13,7 +13,7 @@ use crate::policy::scale::{Count, decide};
 use crate::policy::{Clause, Outcome, Writer};
 use crate::world::{Cluster, Target};
 
-use super::{Admission, Phase, Unjudged, add, part};
+use super::{Admission, Phase, Unjudged, add, budget, part};
 
 impl Admission {
     pub(super) async fn scale(&self, phase: Phase, request: &Request<'_>) -> Result<Outcome, Unjudged> {
@@ -21,8 +21,7 @@ impl Admission {
         let new: ScalePart<'_> = part(request.object, "object")?;
         let old: ScalePart<'_> = part(request.old_object, "oldObject")?;
         let known = self.world.target(namespace, name);
-        let Some(cluster) = self.parent(namespace, name, &old.metadata.resource_version, &known).await?
-        else {
+        let Some(cluster) = self.parent(request, &old.metadata.resource_version, &known).await? else {
             // The write itself will find nothing to scale.
             return Ok(Outcome::default());
         };
@@ -39,7 +38,7 @@ impl Admission {
             return Ok(Outcome::default());
         }
         let mut outcome = self
-            .with_fresh_scaler(namespace, name, known.scaler(), |scaler| {
+            .with_fresh_scaler(request, name, known.scaler(), |scaler| {
                 let (old, new) = (Some(old.spec.replicas), new.spec.replicas);
                 decide(Count { name: name.into(), old, new, bounds: cluster.bounds, scaler }, writer)
             })
@@ -67,8 +66,7 @@ impl Admission {
     /// resourceVersion, or else what a live read finds.
     async fn parent(
         &self,
-        namespace: &str,
-        name: &str,
+        request: &Request<'_>,
         resource_version: &str,
         known: &Target,
     ) -> Result<Option<Cluster>, Unjudged> {
@@ -79,7 +77,7 @@ impl Admission {
         {
             return Ok(Some(cluster.clone()));
         }
-        Ok(self.live.cluster(namespace, name).await?)
+        Ok(self.live.cluster(&request.namespace, &request.name, budget(request)).await?)
     }
 }
 

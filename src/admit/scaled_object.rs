@@ -12,7 +12,7 @@ use crate::policy::{Clause, Outcome, Scaler};
 use crate::world::live::LiveError;
 use crate::world::{self, Target};
 
-use super::{Admission, Phase, Unjudged, part};
+use super::{Admission, Phase, Unjudged, budget, part};
 
 /// What is around a ScaledObject.
 struct Surroundings {
@@ -64,7 +64,7 @@ impl Admission {
         let mut target = self.world.target(namespace, cluster);
         if target.cluster.is_none() && Clause::FreshTarget.in_force() {
             // Applied together, the cluster may be younger than what the watch has told.
-            target.cluster = self.live.cluster(namespace, cluster).await?;
+            target.cluster = self.live.cluster(namespace, cluster, budget(request)).await?;
         }
         let ask = |surroundings: &Surroundings| {
             let write = Write { known: surroundings.known(), ..write };
@@ -78,21 +78,22 @@ impl Admission {
         if outcome.rests_on().next().is_none() || !Clause::FreshSurroundings.in_force() {
             return Ok(outcome);
         }
-        Ok(ask(&self.live_surroundings(namespace, cluster, &new.name).await?))
+        Ok(ask(&self.live_surroundings(request, cluster, &new.name).await?))
     }
 
     /// All around a ScaledObject, read live.
     async fn live_surroundings(
         &self,
-        namespace: &str,
+        request: &Request<'_>,
         cluster: &str,
         own_name: &str,
     ) -> Result<Surroundings, LiveError> {
+        let (namespace, within) = (&*request.namespace, budget(request));
         let (found, scalers, hpas, defaults) = tokio::try_join!(
-            self.live.cluster(namespace, cluster),
-            self.live.scalers_of(namespace),
-            self.live.hpas_of(namespace),
-            self.live.default_requests(namespace),
+            self.live.cluster(namespace, cluster, within),
+            self.live.scalers_of(namespace, within),
+            self.live.hpas_of(namespace, within),
+            self.live.default_requests(namespace, within),
         )?;
         let scalers = scalers.into_iter().filter_map(|scaler| scaler.driver_of(cluster));
         let hpas = hpas.into_iter().filter_map(|hpa| hpa.driver_of(cluster));

@@ -178,13 +178,13 @@ mod tests {
 
     #[tokio::test]
     async fn live_reads_see_what_was_put_in() {
-        let live = objects().live();
-        let cluster = live.cluster("n", "a").await.unwrap();
+        let (live, within) = (objects().live(), std::time::Duration::from_secs(10));
+        let cluster = live.cluster("n", "a", within).await.unwrap();
         assert_eq!(cluster.map(|cluster| cluster.bounds.max), Some(Some(5)));
-        assert_eq!(live.cluster("other", "a").await.unwrap(), None);
-        assert_eq!(live.scalers_of("n").await.unwrap().len(), 1);
-        assert_eq!(live.hpas_of("n").await.unwrap().len(), 1);
-        assert!(live.default_requests("n").await.unwrap().cpu);
-        assert_eq!(live.scalers_of("other").await.unwrap(), []);
+        assert_eq!(live.cluster("other", "a", within).await.unwrap(), None);
+        assert_eq!(live.scalers_of("n", within).await.unwrap().len(), 1);
+        assert_eq!(live.hpas_of("n", within).await.unwrap().len(), 1);
+        assert!(live.default_requests("n", within).await.unwrap().cpu);
+        assert_eq!(live.scalers_of("other", within).await.unwrap(), []);
     }
 }

@@ -8,7 +8,9 @@
 //! whoever widens a bound and then scales is refused by the bound that they have just changed. The API server
 //! answers a read by what is stored when the read comes, so that only a read that starts after the review will do.
 //!
-//! Architecture invariant: one read an answer and kind at the most, with a timeout below that of the webhook.
+//! How long a read may take is for whoever waits to say: each webhook has a timeout of its own.
+//!
+//! Architecture invariant: knows of no webhook; no read waits longer than it is told to.
 
 mod flights;
 
@@ -34,15 +36,12 @@ use super::part::{ClusterPart, HpaPart, ScaledObjectPart};
 use super::{Attachment, Cluster, ForeignHpa, Key};
 use flights::Flights;
 
-/// Half of the two seconds that `/scale` webhooks have, so that two reads in a row still leave time to answer.
-const TIMEOUT: Duration = Duration::from_millis(900);
-
 /// Reads a second for the whole process. A controller is allowed 20 by default; a cluster's autoscaling needs one
 /// each 15 s for each cluster whose watch lags behind, and a release of many clusters several for each.
 const RATE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 /// Reads at once. The judgement of a ScaledObject takes up to five, so that a directory with forty new ones passes.
 const BURST: NonZeroU32 = NonZeroU32::new(200).unwrap();
-/// How long a read may wait for its turn. What is left of [`TIMEOUT`] is for the read itself.
+/// How long a read may wait for its turn. What is left of the time that whoever waits has is for the read itself.
 const QUEUE: Duration = Duration::from_millis(500);
 
 /// Why a live read gave nothing.
@@ -50,8 +49,8 @@ const QUEUE: Duration = Duration::from_millis(500);
 #[non_exhaustive]
 pub enum LiveError {
     /// The API server did not answer in time.
-    #[error("reading {0} took longer than {ms} ms", ms = TIMEOUT.as_millis())]
-    Timeout(String),
+    #[error("reading {0} took longer than {ms} ms", ms = .1.as_millis())]
+    Timeout(String, Duration),
     /// The API server refused or could not be reached.
     #[error("reading {0} failed: {sentence}", sentence = sentence(.1))]
     Api(String, Arc<kube::Error>),
@@ -118,43 +117,65 @@ impl Live {
     }
 
     /// A cluster; `None` if there is none by that name.
-    pub async fn cluster(&self, namespace: &str, name: &str) -> Result<Option<Cluster>, LiveError> {
+    pub async fn cluster(
+        &self,
+        namespace: &str,
+        name: &str,
+        within: Duration,
+    ) -> Result<Option<Cluster>, LiveError> {
         let what = format!("VLLMCluster {namespace}/{name}");
         let read = self.reader.object::<ClusterPart>(namespace, name, &what);
         let read = async { Ok(read.await?.map(|part| part.facts())) };
-        in_time(what, self.clusters.join(Key::new(namespace, name), read)).await
+        in_time(what, within, self.clusters.join(Key::new(namespace, name), read)).await
     }
 
     /// What a ScaledObject is attached to; `None` if it is gone or attached to no cluster.
-    pub async fn scaler(&self, namespace: &str, name: &str) -> Result<Option<Attachment<Scaler>>, LiveError> {
+    pub async fn scaler(
+        &self,
+        namespace: &str,
+        name: &str,
+        within: Duration,
+    ) -> Result<Option<Attachment<Scaler>>, LiveError> {
         let what = format!("ScaledObject {namespace}/{name}");
         let read = self.reader.object::<ScaledObjectPart>(namespace, name, &what);
         let read = async { Ok(read.await?.and_then(|part| part.attachment())) };
-        in_time(what, self.scalers.join(Key::new(namespace, name), read)).await
+        in_time(what, within, self.scalers.join(Key::new(namespace, name), read)).await
     }
 
     /// The ScaledObjects of a namespace that are attached to any cluster; none where KEDA is not installed.
-    pub async fn scalers_of(&self, namespace: &str) -> Result<Vec<Attachment<Scaler>>, LiveError> {
+    pub async fn scalers_of(
+        &self,
+        namespace: &str,
+        within: Duration,
+    ) -> Result<Vec<Attachment<Scaler>>, LiveError> {
         let what = format!("ScaledObjects of {namespace}");
         let read = self.reader.list(namespace, &what);
         let read = async { Ok(read.await?.iter().filter_map(ScaledObjectPart::attachment).collect()) };
-        in_time(what, self.scalers_of.join(Key::new(namespace, ""), read)).await
+        in_time(what, within, self.scalers_of.join(Key::new(namespace, ""), read)).await
     }
 
     /// The HPAs of a namespace that point at any cluster and that no ScaledObject controls.
-    pub async fn hpas_of(&self, namespace: &str) -> Result<Vec<Attachment<ForeignHpa>>, LiveError> {
+    pub async fn hpas_of(
+        &self,
+        namespace: &str,
+        within: Duration,
+    ) -> Result<Vec<Attachment<ForeignHpa>>, LiveError> {
         let what = format!("HorizontalPodAutoscalers of {namespace}");
         let read = self.reader.list(namespace, &what);
         let read = async { Ok(read.await?.iter().filter_map(HpaPart::attachment).collect()) };
-        in_time(what, self.hpas_of.join(Key::new(namespace, ""), read)).await
+        in_time(what, within, self.hpas_of.join(Key::new(namespace, ""), read)).await
     }
 
     /// The requests that containers of a namespace get without stating any.
-    pub async fn default_requests(&self, namespace: &str) -> Result<DefaultRequests, LiveError> {
+    pub async fn default_requests(
+        &self,
+        namespace: &str,
+        within: Duration,
+    ) -> Result<DefaultRequests, LiveError> {
         let what = format!("LimitRanges of {namespace}");
         let read = self.reader.list(namespace, &what);
         let read = async { Ok(DefaultRequests::of(&read.await?)) };
-        in_time(what, self.default_requests.join(Key::new(namespace, ""), read)).await
+        in_time(what, within, self.default_requests.join(Key::new(namespace, ""), read)).await
     }
 }
 
@@ -252,8 +273,12 @@ impl Reader {
 }
 
 /// Whoever waits has a limit, and not the read: it ends when nobody waits for it any more.
-async fn in_time<T>(what: String, read: impl Future<Output = Result<T, LiveError>>) -> Result<T, LiveError> {
-    timeout(TIMEOUT, read).await.unwrap_or_else(|_elapsed| Err(LiveError::Timeout(what)))
+async fn in_time<T>(
+    what: String,
+    within: Duration,
+    read: impl Future<Output = Result<T, LiveError>>,
+) -> Result<T, LiveError> {
+    timeout(within, read).await.unwrap_or_else(|_elapsed| Err(LiveError::Timeout(what, within)))
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
+/// What a read may take, if nothing else is said.
+const TIMEOUT: Duration = Duration::from_millis(900);
+
 /// Answers every request with `body`, or never.
 fn live(code: u16, body: Option<Value>) -> Live {
     let service = tower::service_fn(move |_: axum::http::Request<Body>| {
@@ -42,10 +45,10 @@ async fn of_a_list_what_drives_a_cluster_counts_and_what_cannot_be_read_is_left_
     let deployment = json!({"metadata": {"name": "d"}, "spec": {"scaleTargetRef": {"name": "d"}}});
     let unreadable = json!({"metadata": {"name": "u"}, "spec": {"scaleTargetRef": 5}});
     let live = list(&json!([drives("x", "a"), deployment, unreadable, drives("y", "b")]));
-    let scalers = live.scalers_of("n").await.unwrap();
+    let scalers = live.scalers_of("n", TIMEOUT).await.unwrap();
     let seen = scalers.iter().map(|found| (found.cluster.as_str(), found.driver.name.as_str()));
     assert_eq!(seen.collect::<Vec<_>>(), [("a", "x"), ("b", "y")]);
-    let hpas = live.hpas_of("n").await.unwrap();
+    let hpas = live.hpas_of("n", TIMEOUT).await.unwrap();
     let seen = hpas.iter().map(|found| (found.cluster.as_str(), found.driver.name.as_str()));
     assert_eq!(seen.collect::<Vec<_>>(), [("a", "x"), ("b", "y")]);
 }
@@ -60,7 +63,7 @@ async fn of_a_list_what_drives_a_cluster_counts_and_what_cannot_be_read_is_left_
 #[case::of_pods(json!([limits("Pod", "default", "cpu")]), (false, false))]
 #[tokio::test]
 async fn requests_by_default(#[case] ranges: Value, #[case] expected: (bool, bool)) {
-    let DefaultRequests { cpu, memory } = list(&ranges).default_requests("n").await.unwrap();
+    let DefaultRequests { cpu, memory } = list(&ranges).default_requests("n", TIMEOUT).await.unwrap();
     assert_eq!((cpu, memory), expected);
 }
 
@@ -71,15 +74,27 @@ fn limits(of: &str, field: &str, resource: &str) -> Value {
 #[tokio::test]
 async fn a_kind_that_is_not_installed_has_no_objects_and_a_failure_is_no_empty_list() {
     let status = |code: u16| json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "x", "message": "m"});
-    assert_eq!(live(404, Some(status(404))).scalers_of("n").await.unwrap(), []);
-    let error = live(503, Some(status(503))).scalers_of("n").await.unwrap_err();
+    assert_eq!(live(404, Some(status(404))).scalers_of("n", TIMEOUT).await.unwrap(), []);
+    let error = live(503, Some(status(503))).scalers_of("n", TIMEOUT).await.unwrap_err();
     assert!(error.to_string().starts_with("reading ScaledObjects of n failed"), "{error}");
 }
 
-#[tokio::test]
-async fn a_list_that_never_comes_ends_in_time() {
-    let error = live(200, None).hpas_of("n").await.unwrap_err();
-    assert_eq!(error.to_string(), "reading HorizontalPodAutoscalers of n took longer than 900 ms");
+#[rstest::rstest]
+#[tokio::test(start_paused = true)]
+async fn a_read_that_never_comes_ends_when_it_is_told_to(#[values(900, 2000)] ms: u64) {
+    let (live, within) = (live(200, None), Duration::from_millis(ms));
+    let begun = tokio::time::Instant::now();
+    let errors = [
+        live.cluster("n", "a", within).await.unwrap_err(),
+        live.scaler("n", "a", within).await.unwrap_err(),
+        live.scalers_of("n", within).await.unwrap_err(),
+        live.hpas_of("n", within).await.unwrap_err(),
+        live.default_requests("n", within).await.unwrap_err(),
+    ];
+    assert_eq!(begun.elapsed(), 5 * within);
+    for error in errors.map(|error| error.to_string()) {
+        assert!(error.ends_with(&format!(" took longer than {ms} ms")), "{error}");
+    }
 }
 
 /// Longer than any read may take: reaching it is a failure.
@@ -147,7 +162,7 @@ impl Held {
     async fn begin(&self) -> JoinHandle<Result<String, LiveError>> {
         let live = self.live.clone();
         let read = tokio::spawn(async move {
-            live.cluster("n", "a").await.map(|cluster| cluster.unwrap().resource_version)
+            live.cluster("n", "a", TIMEOUT).await.map(|cluster| cluster.unwrap().resource_version)
         });
         for _ in 0..10 {
             tokio::task::yield_now().await;
@@ -195,7 +210,7 @@ async fn a_read_answers_nobody_who_came_after_its_start() {
 async fn a_crowd_costs_two_reads() {
     let held = Held::new();
     held.released.add_permits(10);
-    let reads = std::iter::repeat_with(|| held.live.cluster("n", "a")).take(500);
+    let reads = std::iter::repeat_with(|| held.live.cluster("n", "a", TIMEOUT)).take(500);
     let versions = futures::future::try_join_all(reads).await.unwrap();
     assert_eq!(versions.len(), 500);
     assert_eq!((held.calls.load(Ordering::Relaxed), held.counts()), (2, (2, 498, 0)));
@@ -247,9 +262,9 @@ async fn a_read_that_is_lost_holds_up_the_next_for_a_moment_only() {
     held.called().await;
     assert_eq!(begun.elapsed(), flights::PATIENCE);
     // Whoever waits has their own limit.
-    assert!(matches!(first.await.unwrap(), Err(LiveError::Timeout(_))));
+    assert!(matches!(first.await.unwrap(), Err(LiveError::Timeout(..))));
     assert_eq!(begun.elapsed(), TIMEOUT);
-    assert!(matches!(second.await.unwrap(), Err(LiveError::Timeout(_))));
+    assert!(matches!(second.await.unwrap(), Err(LiveError::Timeout(..))));
     assert_eq!(begun.elapsed(), TIMEOUT);
     assert_eq!(*held.given_up.lock().unwrap(), [1, 2]);
 }
@@ -258,7 +273,7 @@ async fn a_read_that_is_lost_holds_up_the_next_for_a_moment_only() {
 async fn a_failure_is_shared_too() {
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "no"});
     let live = live(403, Some(status));
-    let reads = std::iter::repeat_with(|| live.cluster("n", "a")).take(3);
+    let reads = std::iter::repeat_with(|| live.cluster("n", "a", TIMEOUT)).take(3);
     for failed in futures::future::join_all(reads).await {
         let error = failed.unwrap_err().to_string();
         assert!(error.starts_with("reading VLLMCluster n/a failed"), "{error}");
@@ -275,9 +290,9 @@ async fn all_reads_together_have_a_rate() {
         async move {
             // Of whatever kind, it is the same rate.
             match number % 3 {
-                0 => live.scalers_of(&format!("n{number}")).await.map(drop),
-                1 => live.hpas_of(&format!("n{number}")).await.map(drop),
-                _ => live.cluster("n", &format!("c{number}")).await.map(drop),
+                0 => live.scalers_of(&format!("n{number}"), TIMEOUT).await.map(drop),
+                1 => live.hpas_of(&format!("n{number}"), TIMEOUT).await.map(drop),
+                _ => live.cluster("n", &format!("c{number}"), TIMEOUT).await.map(drop),
             }
         }
     };

@@ -3,8 +3,11 @@
 //! Whatever the webhook's failure policy: HTTP 200, refused, code 500, "try again", and the mode `warn` makes no
 //! difference. A failed HTTP call would count as one of the webhook's, and pass under `Ignore`.
 
+use std::time::Duration;
+
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::*;
 use crate::admit::fixture::{Fixture, Reply, recorded, review};
@@ -99,6 +102,15 @@ fn fixture(known: Known, failing: &'static str, reply: &Reply) -> Fixture {
     }
 }
 
+/// How long the API server waits for the webhook at this path.
+fn timeout_of(path: &str) -> Duration {
+    let manifests: Vec<Value> =
+        serde_saphyr::from_multiple(include_str!("../../../../deploy/operator.yaml")).unwrap();
+    let webhooks = manifests.iter().filter_map(|manifest| manifest["webhooks"].as_array()).flatten();
+    let mut here = webhooks.filter(|webhook| webhook["clientConfig"]["service"]["path"] == path);
+    Duration::from_secs(here.next().unwrap()["timeoutSeconds"].as_u64().unwrap())
+}
+
 #[rstest]
 #[case::cluster_default_by_its_scaled_object(
     MUTATE_CLUSTER,
@@ -177,7 +189,12 @@ async fn a_look_up_that_fails_is_a_refusal_that_says_try_again(
     let mut fixture = fixture(known, failing, &reply);
     fixture.admission.mode = mode;
     let metrics = Arc::clone(&fixture.admission.metrics);
+    let begun = Instant::now();
     let answer = Answer::from_routes(&routes(fixture), path, &review).await;
+    // A review needs two reads in a row at the most, and the API server must still get the answer.
+    let (waited, webhook) = (begun.elapsed(), timeout_of(path));
+    assert!(2 * waited < webhook, "{waited:?} of {webhook:?}");
+    assert_eq!(waited > webhook / 3, matches!(reply, Reply::Silence), "{waited:?} of {webhook:?}");
     assert_eq!((answer.allowed(), answer.code()), (false, 500), "{answer:?}");
     assert!(
         answer.message().starts_with("reading ") && answer.message().ends_with("; try again"),
