@@ -6,8 +6,11 @@ use webhook::review::{Operation, Request};
 
 use crate::policy::hpa::{Write, check};
 use crate::policy::{Bounds, Clause, Outcome, Scaler};
+use crate::world::claims::Claimed;
+use crate::world::live::LiveError;
 use crate::world::part::HpaPart;
 
+use super::claim::joined;
 use super::{Admission, Unjudged, budget, part};
 
 impl Admission {
@@ -28,6 +31,7 @@ impl Admission {
         if controlled || deleting {
             return Ok(Outcome::default());
         }
+        let joined = joined(request, HpaPart::attachment);
         // One that is taken from its ScaledObject had no predecessor to excuse it.
         let old = old.filter(|old| !old.of_scaled_object()).and_then(|old| old.view());
         let Some(new) = new.view() else { return Ok(Outcome::default()) };
@@ -37,20 +41,31 @@ impl Admission {
         let (namespace, within) = (&*request.namespace, budget(request));
         let known = self.world.target(namespace, &new.cluster);
         // A cluster that no watch has told of may be younger than that: applied together with its HPA.
-        let outcome = known.cluster.map(|cluster| ask(Some(cluster.bounds), &known.scalers));
-        let stands = |outcome: &Outcome| {
+        let outcome =
+            known.cluster.map(|cluster| (Some(cluster.bounds), ask(Some(cluster.bounds), &known.scalers)));
+        let stands = |(_, outcome): &(_, Outcome)| {
             outcome.rests_on().next().is_none() || !Clause::FreshHpaSurroundings.in_force()
         };
-        if let Some(outcome) = outcome.filter(stands) {
-            return Ok(outcome);
-        }
         // A refusal rests on other objects, which may have changed since they were last seen.
-        let (cluster, scalers) = tokio::try_join!(
-            self.live.cluster(namespace, &new.cluster, within),
-            self.live.scalers_of(namespace, within)
-        )?;
-        let scalers: Vec<_> =
-            scalers.into_iter().filter_map(|scaler| scaler.driver_of(&new.cluster)).collect();
-        Ok(ask(cluster.map(|cluster| cluster.bounds), &scalers))
+        let live = async {
+            let (cluster, scalers) = tokio::try_join!(
+                self.live.cluster(namespace, &new.cluster, within),
+                self.live.scalers_of(namespace, within)
+            )?;
+            let scalers = scalers.into_iter().filter_map(|scaler| scaler.driver_of(&new.cluster));
+            let (bounds, scalers) = (cluster.map(|cluster| cluster.bounds), scalers.collect::<Vec<_>>());
+            Ok::<_, LiveError>((bounds, ask(bounds, &scalers)))
+        };
+        let (bounds, outcome, live) = if let Some((bounds, outcome)) = outcome.filter(stands) {
+            (bounds, outcome, Some(live))
+        } else {
+            let (bounds, outcome) = live.await?;
+            (bounds, outcome, None)
+        };
+        let Some(hpa) = joined else { return Ok(outcome) };
+        // Whoever else is there was judged.
+        let beside = |claimed: &Claimed| ask(bounds, claimed.scaler().map_or(&[], std::slice::from_ref));
+        let live = live.map(|live| async { Ok(live.await?.1) });
+        Ok(self.claim(request, hpa, outcome, beside, live).await?)
     }
 }

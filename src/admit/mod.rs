@@ -6,6 +6,7 @@
 //! Architecture invariant: no rule stands here, and no HTTP. Live reads happen only where what is known may be
 //! old, and before a refusal that rests on an object that is not written.
 
+mod claim;
 mod cluster;
 mod hpa;
 mod scale;

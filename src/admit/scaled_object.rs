@@ -9,12 +9,16 @@ use webhook::review::{Operation, Request};
 
 use crate::policy::scaled_object::{Cluster, Known, ScaledObject, Write, check, default};
 use crate::policy::{Clause, Outcome, Scaler};
+use crate::world::claims::Claimed;
 use crate::world::live::LiveError;
+use crate::world::part::ScaledObjectPart;
 use crate::world::{self, Target};
 
+use super::claim::joined;
 use super::{Admission, Phase, Unjudged, budget, part};
 
 /// What is around a ScaledObject.
+#[derive(Clone)]
 struct Surroundings {
     cluster: Option<Cluster>,
     scalers: Vec<Scaler>,
@@ -36,6 +40,14 @@ impl Surroundings {
                 .collect(),
             hpas: hpas.into_iter().map(|hpa| hpa.name).collect(),
         }
+    }
+
+    /// These, and what was let through a moment ago.
+    fn with(&self, claimed: &Claimed) -> Self {
+        let mut all = self.clone();
+        all.scalers.extend(claimed.scaler().cloned());
+        all.hpas.extend(claimed.hpa().map(|hpa| hpa.name.clone()));
+        all
     }
 
     fn known(&self) -> Known<'_> {
@@ -73,12 +85,22 @@ impl Admission {
                 Phase::Mutating => default_then_check(&write, request),
             }
         };
-        let outcome = ask(&Surroundings::new(target, &new.name));
+        let mut around = Surroundings::new(target, &new.name);
+        let mut outcome = ask(&around);
+        let mut unread = true;
         // What is wrong by itself stays so, whatever is around it.
-        if outcome.rests_on().next().is_none() || !Clause::FreshSurroundings.in_force() {
+        if outcome.rests_on().next().is_some() && Clause::FreshSurroundings.in_force() {
+            around = self.live_surroundings(request, cluster, &new.name).await?;
+            outcome = ask(&around);
+            unread = false;
+        }
+        if phase == Phase::Mutating {
             return Ok(outcome);
         }
-        Ok(ask(&self.live_surroundings(request, cluster, &new.name).await?))
+        let Some(scaler) = joined(request, ScaledObjectPart::attachment) else { return Ok(outcome) };
+        let beside = |claimed: &Claimed| ask(&around.with(claimed));
+        let live = async { Ok(ask(&self.live_surroundings(request, cluster, &new.name).await?)) };
+        Ok(self.claim(request, scaler, outcome, beside, unread.then_some(live)).await?)
     }
 
     /// All around a ScaledObject, read live.

@@ -127,6 +127,8 @@ ids! {
         FallbackUnread = "scaled-object/fallback-that-reads-no-count",
         /// A ScaledObject does not rival itself.
         OwnScaler = "scaled-object/no-rival-of-itself",
+        /// What was let through for the same cluster a moment ago counts, although it is not seen yet.
+        ClaimedCluster = "attached/let-through-a-moment-ago",
         /// KEDA's transfer annotation lets it take an HPA over.
         Transfer = "scaled-object/transfer-annotation",
         /// The HPA to take over must be named.

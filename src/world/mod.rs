@@ -1,22 +1,26 @@
 //! What admission knows: bounds of clusters and the ScaledObjects attached to them, indexed by target.
 //!
 //! [`part`] holds the few fields that are read of each object, [`watch`] or [`files`] fills the index, [`live`] reads a
-//! single object when what is known may be old.
+//! single object when what is known may be old, [`claims`] remembers what was let through and is not stored yet.
 //!
 //! Architecture invariant: compact facts alone, no whole objects; the lock is never held across an await, and
 //! the cost of a look-up does not grow with the number of objects.
 
+pub mod claims;
 pub mod files;
 pub mod live;
 pub mod part;
 pub mod watch;
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use hashbrown::{Equivalent, HashMap};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
 
 use crate::policy::{Bounds, Mode, Scaler};
+
+use claims::{Claimant, Claimed, Claims};
 
 /// A cluster as admission sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,6 +121,8 @@ pub trait Attached: Sized + Clone + Send + Sync + 'static {
     fn of(target: &mut Target) -> &mut Vec<Self>;
     /// Which cluster each of its kind names: an update may name another one.
     fn index(index: &mut Index) -> &mut HashMap<Key, String>;
+    /// Takes in that there is one by this name, where it claims the cluster.
+    fn told(claimed: &mut Claimed, name: &str);
 }
 
 impl Attached for Scaler {
@@ -128,6 +134,9 @@ impl Attached for Scaler {
     }
     fn index(index: &mut Index) -> &mut HashMap<Key, String> {
         &mut index.scalers
+    }
+    fn told(claimed: &mut Claimed, name: &str) {
+        claimed.scaler_told(name);
     }
 }
 
@@ -141,6 +150,9 @@ impl Attached for Leaving {
     fn index(index: &mut Index) -> &mut HashMap<Key, String> {
         &mut index.leaving
     }
+    fn told(claimed: &mut Claimed, name: &str) {
+        claimed.scaler_told(name);
+    }
 }
 
 impl Attached for ForeignHpa {
@@ -152,6 +164,9 @@ impl Attached for ForeignHpa {
     }
     fn index(index: &mut Index) -> &mut HashMap<Key, String> {
         &mut index.hpas
+    }
+    fn told(claimed: &mut Claimed, name: &str) {
+        claimed.hpa_told(name);
     }
 }
 
@@ -170,6 +185,7 @@ pub struct Index {
 #[derive(Debug, Default)]
 pub struct World {
     index: RwLock<Index>,
+    claims: Mutex<Claims>,
     /// Who is told of clusters whose drivers have changed.
     listener: Option<UnboundedSender<Key>>,
 }
@@ -224,6 +240,9 @@ impl World {
         let left = index.detach::<D>(key);
         let joined = attachment.map(|attachment| index.attach(key, attachment));
         drop(index);
+        if let Some(target) = &joined {
+            self.claims().told::<D>(target, &key.name);
+        }
         self.tell(left.into_iter().chain(joined));
     }
 
@@ -236,10 +255,26 @@ impl World {
             D::of(target).clear();
             *target != Target::default()
         });
-        let joined: Vec<_> =
-            drivers.into_iter().map(|(key, attachment)| index.attach(&key, attachment)).collect();
-        drop(index);
+        let mut claims = self.claims();
+        let attach = |(key, attachment): (Key, Attachment<D>)| {
+            let target = index.attach(&key, attachment);
+            claims.told::<D>(&target, &key.name);
+            target
+        };
+        let joined: Vec<_> = drivers.into_iter().map(attach).collect();
+        drop((index, claims));
         self.tell(left.into_iter().chain(joined));
+    }
+
+    /// The claims that a driver of this cluster is to be judged beside: of those let through a moment ago.
+    pub fn rivals<D: Claimant>(&self, target: &Key, driver: &D, now: Instant) -> Claimed {
+        self.claims().rivals(target, driver, now)
+    }
+
+    /// Claims a cluster for a driver that is let through, unless its rivals are others by now than those beside which
+    /// it was judged.
+    pub fn claim<D: Claimant>(&self, target: &Key, driver: D, now: Instant, judged_beside: &Claimed) -> bool {
+        self.claims().claim(target, driver, now, judged_beside)
     }
 
     /// The mode that a namespace's label names.
@@ -259,6 +294,11 @@ impl World {
     /// Takes in the modes of all labelled namespaces.
     pub fn replace_modes(&self, modes: impl IntoIterator<Item = (String, Mode)>) {
         self.write().modes = modes.into_iter().collect();
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        // What a panicking writer leaves is at the worst a claim too many or too few.
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Index> {

@@ -121,7 +121,7 @@ impl Surroundings {
             user: User::default(),
             object: Some(&object),
             old_object: None,
-            dry_run: false,
+            dry_run: true,
         };
         // Boxed, because it holds the futures of all kinds of writes.
         Box::pin(admission.judge(phase, &request)).await

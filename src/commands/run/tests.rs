@@ -4,6 +4,7 @@
 
 mod failures;
 mod hostile;
+mod moment;
 mod plain;
 
 use std::sync::Arc;
