@@ -88,6 +88,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("workflows::deletion_in_every_order_while_down", |plane| {
             Box::pin(workflows::deletion::while_down(plane))
         }),
+        ("workflows::unpaused_while_down", |plane| Box::pin(workflows::outage::unpaused(plane))),
         ("messages::as_the_tools_show_them", |plane| Box::pin(messages::all(plane))),
         ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
         ("certificates::a_lost_authority_is_made_anew", |plane| {

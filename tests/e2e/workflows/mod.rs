@@ -12,6 +12,7 @@ pub mod git;
 pub mod handover;
 pub mod helm;
 pub mod original_count;
+pub mod outage;
 pub mod race;
 pub mod restore;
 

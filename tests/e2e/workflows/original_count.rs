@@ -30,12 +30,9 @@ pub async fn comes_back(plane: &Plane) -> anyhow::Result<()> {
         apply(plane, NS, SCALER).await?;
         until(plane, NS, "scaledobject/queue", &[("/status/originalReplicaCount", json!(2))]).await?;
         kubectl(plane, NS, "scale vllmcluster a --replicas=6").ok().await?;
-        // The ScaledObject first, so that the two never differ.
-        for (what, field) in [("scaledobject queue", "minReplicaCount"), ("vllmcluster a", "minReplicas")] {
-            let line = format!(r#"patch {what} --type=merge -p={{"spec":{{"{field}":{min}}}}}"#);
-            kubectl(plane, NS, &line).ok().await?;
-        }
-        // KEDA gives up on a conflict: the status that follows all this comes first.
+        let line = format!(r#"patch vllmcluster a --type=merge -p={{"spec":{{"minReplicas":{min}}}}}"#);
+        kubectl(plane, NS, &line).ok().await?;
+        // KEDA gives up on a conflict, so nothing may be written once its ScaledObject goes: not even that they fit again.
         let generation =
             kubectl(plane, NS, "get vllmcluster a -o jsonpath={.metadata.generation}").ok().await?;
         let still = [
