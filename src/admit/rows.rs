@@ -169,7 +169,7 @@ async fn a_restore_without_owners_loses_nothing_but_the_hpa_that_keda_makes_anew
     let restored = || Write::create(Resource::Hpa("v2"), hpa("keda-hpa-queue", 1, 5));
     let answer = Plane::new(&[]).answer(Phase::Validating, &restored()).await;
     assert_eq!(answer.fields, ["metadata.ownerReferences"], "{answer:?}");
-    assert!(answer.message.contains("leave it out: KEDA makes it anew"), "{answer:?}");
+    assert!(answer.message.contains("leave it out of the restore"), "{answer:?}");
     let queue = scaled_object("queue", &json!({"minReplicaCount": 1, "maxReplicaCount": 5}));
     let answer = Plane::new(&[])
         .answer(Phase::Validating, &Write::create(Resource::ScaledObject, queue.clone()))

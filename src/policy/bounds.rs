@@ -131,6 +131,70 @@ impl Scaler {
     }
 }
 
+/// The fields that state a driver's range, as its own kind calls them.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields {
+    /// Of the minimum.
+    pub min: &'static str,
+    /// Of the maximum.
+    pub max: &'static str,
+}
+
+/// A ScaledObject's.
+pub const OF_SCALED_OBJECT: Fields = Fields { min: "minReplicaCount", max: "maxReplicaCount" };
+/// An HPA's.
+pub const OF_HPA: Fields = Fields { min: "minReplicas", max: "maxReplicas" };
+
+impl Bounds {
+    /// How the bounds come to take in a driver's range, where they leave a part of it out, such as "raise
+    /// spec.maxReplicas to 6". `None` where no bounds of a cluster can.
+    pub fn to_widen(self, (lower, upper): (i32, i32), whose: &str) -> Option<String> {
+        let below = (lower < self.lower()).then(|| format!("lower spec.minReplicas{whose} to {lower}"));
+        let above = (upper > self.upper()).then(|| format!("raise spec.maxReplicas{whose} to {upper}"));
+        (lower >= 1 && upper <= MAX_REPLICAS).then(|| both(below, above))
+    }
+
+    /// How a driver's range comes to lie within the bounds, where a part of it does not.
+    pub fn to_narrow(self, (lower, upper): (i32, i32), fields: Fields) -> String {
+        let Fields { min, max } = fields;
+        both(
+            (lower < self.lower()).then(|| format!("raise {min} to {}", self.lower())),
+            (upper > self.upper()).then(|| format!("lower {max} to {}", self.upper())),
+        )
+    }
+
+    /// What is to be said where no count suits these bounds and a ScaledObject.
+    pub fn no_count_suits(self, name: Name<'_>, scaler: &Scaler) -> Finding {
+        let (lower, upper) = (scaler.lower(), scaler.upper());
+        let (of_cluster, of_scaler) = if lower > self.upper() {
+            (
+                (lower <= MAX_REPLICAS).then(|| format!("raise spec.maxReplicas to {lower} or more, or ")),
+                format!("lower minReplicaCount to {} or less", self.upper()),
+            )
+        } else {
+            (
+                (upper >= 1).then(|| format!("lower spec.minReplicas to {upper} or less, or ")),
+                format!("raise maxReplicaCount to {} or more", self.lower()),
+            )
+        };
+        Finding::bare(
+            Rule::HolderOutsideBounds,
+            REPLICAS,
+            format!(
+                "no count suits both: ScaledObject {:?} wants {lower} to {upper}, {KIND} {name} allows {} to {}; {}{of_scaler}",
+                scaler.name,
+                self.lower(),
+                self.upper(),
+                of_cluster.unwrap_or_default()
+            ),
+        )
+    }
+}
+
+fn both(below: Option<String>, above: Option<String>) -> String {
+    below.into_iter().chain(above).collect::<Vec<_>>().join(" and ")
+}
+
 /// Whether a step from `from` to `to`, both outside of the range and on the same side of it, leads nearer.
 /// Such a step is never refused.
 pub fn moves_towards((lower, upper): (i32, i32), from: i32, to: i32) -> bool {
@@ -139,6 +203,8 @@ pub fn moves_towards((lower, upper): (i32, i32), from: i32, to: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
 
     #[test]
@@ -148,5 +214,43 @@ mod tests {
         assert_eq!((scaler.lower(), scaler.upper()), (1, 100));
         assert_eq!(scaler.within(Bounds { min: None, max: Some(10) }), Some((1, 10)));
         assert_eq!(scaler.within(Bounds { min: Some(101), max: None }), None);
+    }
+
+    #[rstest]
+    #[case::above((3, 6), Some("raise spec.maxReplicas to 6"), "lower maxReplicas to 5")]
+    #[case::below((1, 5), Some("lower spec.minReplicas to 1"), "raise minReplicas to 2")]
+    #[case::both((1, 6), Some("lower spec.minReplicas to 1 and raise spec.maxReplicas to 6"), "raise minReplicas to 2 and lower maxReplicas to 5")]
+    #[case::beyond_all_bounds((3, 100_001), None, "lower maxReplicas to 5")]
+    fn the_two_ways_out_of_a_partial_overlap(
+        #[case] range: (i32, i32),
+        #[case] widen: Option<&str>,
+        #[case] narrow: &str,
+    ) {
+        let bounds = Bounds { min: Some(2), max: Some(5) };
+        assert_eq!(bounds.to_widen(range, "").as_deref(), widen);
+        assert_eq!(bounds.to_narrow(range, OF_HPA), narrow);
+    }
+
+    #[rstest]
+    #[case::above(
+        7,
+        9,
+        "wants 7 to 9, VLLMCluster \"far\" allows 2 to 5; raise spec.maxReplicas to 7 or more, or lower minReplicaCount to 5 or less"
+    )]
+    #[case::below(
+        1,
+        1,
+        "wants 1 to 1, VLLMCluster \"far\" allows 2 to 5; lower spec.minReplicas to 1 or less, or raise maxReplicaCount to 2 or more"
+    )]
+    #[case::above_all(100_001, 100_002, "allows 2 to 5; lower minReplicaCount to 5 or less")]
+    #[case::below_all(0, 0, "allows 2 to 5; raise maxReplicaCount to 2 or more")]
+    fn the_two_ways_out_where_no_count_suits(#[case] min: i32, #[case] max: i32, #[case] says: &str) {
+        let scaler =
+            Scaler { name: "queue".into(), min: Some(min), max: Some(max), paused: false, takes_over: None };
+        let said = Bounds { min: Some(2), max: Some(5) }.no_count_suits("far".into(), &scaler).to_string();
+        assert!(
+            said.starts_with("no count suits both: ScaledObject \"queue\" wants") && said.ends_with(says),
+            "{said}"
+        );
     }
 }

@@ -73,6 +73,8 @@ ids! {
         // `/scale`, by a person and by an autoscaler.
         /// A person's count outside of the holder's range may move towards it.
         TowardsHolder = "scale/towards-holder",
+        /// A new cluster's count outside of the holder's range passes: the holder moves it.
+        FirstCountPasses = "scale/first-count-outside-holder",
         /// An autoscaler is not judged as a person is.
         AutoscalerIsNoPerson = "scale/autoscaler-is-no-person",
         /// An autoscaler's count outside of the bounds becomes the nearest bound.
@@ -87,7 +89,7 @@ ids! {
         FirstCountInBounds = "cluster/first-count-raised-to-minimum",
         /// The first count is raised to the holder's minimum.
         FirstCountOfHolder = "cluster/first-count-raised-to-holder",
-        /// Of a first count that is what an absent one becomes, the holder's say is not told.
+        /// Of a new cluster's count within the holder's range, nothing is told.
         FirstCountUntold = "cluster/first-count-untold",
         /// An absent count is the live count on update.
         LiveCount = "cluster/live-count-on-update",

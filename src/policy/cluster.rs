@@ -5,7 +5,7 @@
 
 use crate::api::names::{KIND, MAX_NAME, MAX_REPLICAS, headless_service};
 
-use super::bounds::REPLICAS;
+use super::bounds::{OF_SCALED_OBJECT, REPLICAS};
 use super::name::SUFFIX;
 use super::scale::{Count, by_person};
 use super::{Bounds, Clause, Finding, Name, Outcome, Rule, Scaler};
@@ -124,9 +124,9 @@ pub fn check(write: &Write<'_>) -> Outcome {
         } else {
             let count = Count { name: write.name, old, new, bounds: write.new.bounds, scaler: write.scaler };
             let mut judged = by_person(count);
-            // Stated or filled in, nobody can tell; and the holder would not decide otherwise.
-            if old.is_none() && first_count(write) == Some(new) && Clause::FirstCountUntold.in_force() {
-                judged.warnings.retain(|warning| warning.rule != Rule::HolderDecidesAgain);
+            if write.bounds_changed() {
+                // Said of the bounds.
+                judged.warnings.retain(|warning| warning.rule != Rule::HolderOutsideBounds);
             }
             outcome.refusals.extend(judged.refusals);
             outcome.warnings.extend(judged.warnings);
@@ -143,32 +143,47 @@ pub fn conflicts(name: &str, spec: Spec, scalers: &[Scaler], hpas: &[String]) ->
     if let Some(replicas) = spec.replicas {
         outcome.refuse_all(spec.bounds.violation(name, replicas));
     }
-    for scaler in scalers {
-        let write =
-            Write { name, new: spec, old: None, keep_live: false, scaler: Some(scaler), neighbours: &[] };
-        judge_scaler(&write, &mut outcome);
+    for scaler in scalers.iter().filter(|_| spec.bounds.consistent()) {
+        match scaler.within(spec.bounds) {
+            None => outcome.warn(spec.bounds.no_count_suits(name, scaler)),
+            Some(left) => outcome.warn_of(cut(spec.bounds, scaler, left)),
+        }
     }
-    let drivers: Vec<_> = scalers
-        .iter()
-        .map(|scaler| format!("ScaledObject {:?}", scaler.name))
-        .chain(
-            // An HPA that is about to be taken over is no second driver.
-            hpas.iter()
-                .filter(|hpa| scalers.iter().all(|scaler| scaler.takes_over.as_ref() != Some(hpa)))
-                .map(|hpa| format!("HorizontalPodAutoscaler {hpa:?}")),
-        )
-        .collect();
-    if drivers.len() > 1 {
-        outcome.warn(Finding::bare(
-            Rule::SeveralDrivers,
-            REPLICAS,
-            format!(
-                "{} scale {KIND} {name} at once and undo each other's counts; delete all but one",
-                drivers.join(" and ")
-            ),
-        ));
-    }
+    outcome.warn_of(several(name, scalers, hpas));
     [outcome.refusals, outcome.warnings].concat()
+}
+
+/// More than one driver.
+fn several(name: Name<'_>, scalers: &[Scaler], hpas: &[String]) -> Option<Finding> {
+    // An HPA that is about to be taken over is no second driver.
+    let taken_over = |hpa: &&String| scalers.iter().any(|scaler| scaler.takes_over.as_ref() == Some(*hpa));
+    let scalers: Vec<_> = scalers.iter().map(|scaler| format!("{:?}", scaler.name)).collect();
+    let hpas: Vec<_> = hpas.iter().filter(|hpa| !taken_over(hpa)).map(|hpa| format!("{hpa:?}")).collect();
+    let drivers = scalers.len() + hpas.len();
+    if drivers < 2 {
+        return None;
+    }
+    let kind = |kind: &str, names: &[String]| {
+        let plural = if names.len() > 1 { "s" } else { "" };
+        (!names.is_empty()).then(|| format!("{kind}{plural} {}", names.join(" and ")))
+    };
+    let all: Vec<_> = [kind("ScaledObject", &scalers), kind("HorizontalPodAutoscaler", &hpas)]
+        .into_iter()
+        .flatten()
+        .collect();
+    let outcome = match (&scalers[..], &hpas[..]) {
+        ([_, _, ..], []) => "KEDA lets neither work, or they undo each other's counts",
+        _ => "they undo each other's counts",
+    };
+    Some(Finding::bare(
+        Rule::SeveralDrivers,
+        REPLICAS,
+        format!(
+            "{} {} point at {KIND} {name}: {outcome}; delete all but one",
+            all.join(" and "),
+            if drivers == 2 { "both" } else { "all" }
+        ),
+    ))
 }
 
 /// The name becomes a Service's (DNS-1035 label) and part of a pod label (at most 52 characters).
@@ -233,13 +248,11 @@ fn judge_bounds(write: &Write<'_>, outcome: &mut Outcome) {
         (Rule::MinimumOutOfRange, LOWER, min, old.map(|old| old.min)),
         (Rule::MaximumOutOfRange, UPPER, max, old.map(|old| old.max)),
     ] {
+        let what = if field == LOWER { "minimum" } else { "maximum" };
         if let Some(number) = bound.filter(|bound| !(1..=MAX_REPLICAS).contains(bound)) {
             sound = false;
-            let finding = Finding::new(
-                rule,
-                field,
-                format!("{number} is no bound of replicas; use 1 to {MAX_REPLICAS}"),
-            );
+            let finding =
+                Finding::new(rule, field, format!("{number} is no {what}; use 1 to {MAX_REPLICAS}"));
             outcome.refuse_unless(before == Some(bound), finding);
         }
     }
@@ -266,20 +279,33 @@ fn judge_scaler(write: &Write<'_>, outcome: &mut Outcome) {
             Rule::BoundsOutsideScaler,
             if bounds.upper() < lower { UPPER } else { LOWER },
             format!(
-                "the bounds {} to {} have no count in common with ScaledObject {:?}, which scales this {KIND} from {lower} to {upper}; choose bounds that overlap {lower} to {upper}, or change the ScaledObject first",
-                bounds.lower(), bounds.upper(), scaler.name
+                "bounds {} to {} and ScaledObject {:?} ({lower} to {upper}) have no count in common; overlap {lower} to {upper}, or to move both, first apply bounds that cover both ({} to {}), then the ScaledObject, then these",
+                bounds.lower(),
+                bounds.upper(),
+                scaler.name,
+                bounds.lower().min(lower),
+                bounds.upper().max(upper)
             ),
         )),
-        Some((low, high)) if (low, high) != (lower, upper) => outcome.warn(Finding::bare(
+        Some(left) => outcome.warn_of(cut(bounds, scaler, left)),
+    }
+}
+
+/// Bounds that leave `low` to `high` of a ScaledObject's range, where that is not all of it.
+fn cut(bounds: Bounds, scaler: &Scaler, (low, high): (i32, i32)) -> Option<Finding> {
+    let range @ (lower, upper) = (scaler.lower(), scaler.upper());
+    let widen = bounds.to_widen(range, "").map(|widen| widen + ", or ").unwrap_or_default();
+    ((low, high) != range).then(|| {
+        Finding::bare(
             Rule::BoundsCutScaler,
             if high < upper { UPPER } else { LOWER },
             format!(
-                "ScaledObject {:?} asks for {lower} to {upper} replicas; the bounds of {KIND} {} leave {low} to {high} of them",
-                scaler.name, write.name
+                "the count stays within {low} to {high}, whatever ScaledObject {:?} ({lower} to {upper}) asks for; {widen}{}",
+                scaler.name,
+                bounds.to_narrow(range, OF_SCALED_OBJECT)
             ),
-        )),
-        Some(_) => {}
-    }
+        )
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 use crate::api::names::{KIND, OWNER_LABEL, TRANSFER_HPA};
 
+use super::bounds::OF_HPA;
 use super::{Bounds, Clause, Finding, Outcome, Rule, Scaler};
 
 /// What KEDA puts before a ScaledObject's name to name its HPA.
@@ -85,7 +86,7 @@ fn judge_origin(write: &Write<'_>, outcome: &mut Outcome) {
             Rule::HpaWithoutOwnerCreated,
             "metadata.ownerReferences",
             format!(
-                "KEDA made {name:?} for ScaledObject {scaled_object:?}, which is not its owner here, as after a restore; leave it out: KEDA makes it anew, and its webhook refuses the ScaledObject beside it (to keep it as an HPA of your own, drop the label {OWNER_LABEL} and give it another name)"
+                "KEDA makes {name:?} itself from ScaledObject {scaled_object:?}: leave it out of the restore (an HPA of your own: another name, without the label {OWNER_LABEL})"
             ),
         );
         outcome.refuse_unless(*beside && Clause::HpaOwnership.in_force(), finding);
@@ -107,7 +108,7 @@ fn judge_rivals(write: &Write<'_>, outcome: &mut Outcome) {
             Rule::HpaBesideScaler,
             "spec.scaleTargetRef",
             format!(
-                "ScaledObject {name:?} scales {KIND} {cluster:?} already, and two autoscalers undo each other's counts; put the metrics into its triggers, delete it first: kubectl delete scaledobject {name}, or let it take this HPA over: annotate it {TRANSFER_HPA}: \"true\" and set its spec.advanced.horizontalPodAutoscalerConfig.name to {hpa:?}"
+                "ScaledObject {name:?} scales {KIND} {cluster:?} already, and two autoscalers undo each other's counts; put the metrics into its triggers, delete it first: kubectl delete scaledobject {name}, or let it take this HPA over: annotate the ScaledObject {TRANSFER_HPA}: \"true\" and set its spec.advanced.horizontalPodAutoscalerConfig.name to {hpa:?}"
             ),
         );
         outcome.refuse_unless(older || beside, finding);
@@ -149,9 +150,11 @@ fn judge_range(write: &Write<'_>, outcome: &mut Outcome) {
                 Rule::HpaWider,
                 if max > upper { "spec.maxReplicas" } else { "spec.minReplicas" },
                 format!(
-                    "the HPA asks for {min} to {max} replicas; the bounds of {KIND} {cluster:?} leave {} to {} of them",
+                    "the count stays within {} to {}, whatever this HPA ({min} to {max}) asks for: {KIND} {cluster:?} allows {lower} to {upper}; {}{}",
                     min.max(lower),
-                    max.min(upper)
+                    max.min(upper),
+                    bounds.to_narrow((min, max), OF_HPA),
+                    bounds.to_widen((min, max), " there").map(|widen| format!(", or {widen}")).unwrap_or_default()
                 ),
             ));
         }
@@ -161,7 +164,7 @@ fn judge_range(write: &Write<'_>, outcome: &mut Outcome) {
         Rule::HpaOutsideBounds,
         field,
         format!(
-            "{min} to {max} has no count in common with the bounds {lower} to {upper} of {KIND} {cluster:?}; choose a range that overlaps them, or change spec.minReplicas and spec.maxReplicas there first"
+            "{min} to {max} has no count in common with the bounds {lower} to {upper} of {KIND} {cluster:?}; choose a range that overlaps {lower} to {upper}, or change spec.minReplicas and spec.maxReplicas there first"
         ),
     );
     outcome.refuse_unless(older && Clause::OlderHpaRange.in_force(), finding);
@@ -230,7 +233,7 @@ mod tests {
         assert!(
             outcome.warnings[0]
                 .to_string()
-                .ends_with("asks for 1 to 9 replicas; the bounds of VLLMCluster \"a\" leave 2 to 6 of them"),
+                .ends_with("the count stays within 2 to 6, whatever this HPA (1 to 9) asks for: VLLMCluster \"a\" allows 2 to 6; raise minReplicas to 2 and lower maxReplicas to 6, or lower spec.minReplicas there to 1 and raise spec.maxReplicas there to 9"),
             "{outcome:?}"
         );
     }
@@ -300,7 +303,7 @@ mod tests {
             let write = Write { new: &new, old: None, bounds: BOUNDS, scalers };
             let outcome = check(&write);
             assert_eq!(outcome.refusals.len(), 1, "{outcome:?}");
-            assert!(outcome.message().contains("leave it out: KEDA makes it anew"), "{outcome:?}");
+            assert!(outcome.message().contains("leave it out of the restore"), "{outcome:?}");
             assert!(check(&Write { new: &beside(new.clone()), ..write }).allowed());
             let old = Hpa { min: 3, ..new.clone() };
             let outcome = check(&Write { old: Some(&old), ..write });

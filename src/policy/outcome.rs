@@ -80,6 +80,13 @@ impl Outcome {
         }
     }
 
+    /// Adds a warning, if there is one.
+    pub(super) fn warn_of(&mut self, finding: Option<Finding>) {
+        if let Some(finding) = finding {
+            self.warn(finding);
+        }
+    }
+
     /// Adds a reason to refuse, or where it is excused a warning of it.
     pub(super) fn refuse_unless(&mut self, excused: bool, finding: Finding) {
         if excused {

@@ -53,9 +53,11 @@ ids! {
         CountAboveHolder = "scale/above-holder",
         /// Warning: a person's count lies within the holder's range, and the holder will decide again.
         HolderDecidesAgain = "scale/holder-decides-again",
-        /// Warning: a person's count moves towards the holder's range, and is still outside of it.
+        /// Warning: a person's count lies outside of the holder's range and passes, because it moves towards it or is
+        /// a new cluster's: the holder moves it.
         CountStillOutsideHolder = "scale/still-outside-holder",
-        /// Warning: the holder's range has nothing in common with the cluster's bounds, so no count suits both.
+        /// Warning, and a condition: the ScaledObject's range has nothing in common with the cluster's bounds, so no
+        /// count suits both.
         HolderOutsideBounds = "scale/holder-outside-bounds",
         /// Warning: an autoscaler's count was moved to the cluster's nearest bound, because an HPA that is refused
         /// stays where it is for ever.

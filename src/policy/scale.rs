@@ -54,82 +54,117 @@ fn by_autoscaler(count: Count<'_>) -> Outcome {
 }
 
 /// A person's count must lie within the cluster's bounds, and within the holder's range or nearer to it than
-/// before.
+/// before. Of a new cluster's first count the holder's say is no refusal: whichever of the two comes first, the
+/// holder moves the count by itself.
 pub fn by_person(count: Count<'_>) -> Outcome {
     let mut outcome = Outcome::default();
+    let Count { name, old, new, bounds, scaler } = count;
     // A count that the write did not change is wrong since before.
-    let unchanged = count.old == Some(count.new);
-    if let Some(violation) = count.bounds.violation(count.name, count.new) {
-        outcome.refuse_unless(unchanged && Clause::OlderCount.in_force(), violation);
-    }
-    if unchanged && Clause::UntouchedCount.in_force() {
-        return outcome;
-    }
-    let Some(holder) = count.scaler.filter(|scaler| scaler.holds()) else { return outcome };
-    let Some(range) = holder.within(count.bounds) else {
-        outcome.warn(Finding::bare(
-            Rule::HolderOutsideBounds,
-            REPLICAS,
-            format!(
-                "ScaledObject {:?} wants {} to {} replicas, {KIND} {} allows {} to {}: the two have no count in common; correct one of them",
-                holder.name, holder.lower(), holder.upper(), count.name, count.bounds.lower(), count.bounds.upper()
-            ),
-        ));
-        return outcome;
-    };
-    let (lower, upper) = range;
-    if (lower..=upper).contains(&count.new) {
-        outcome.warn(Finding::bare(
+    let unchanged = old == Some(new);
+    let violation = bounds.violation(name, new);
+    let holder = scaler.filter(|scaler| scaler.holds() && !(unchanged && Clause::UntouchedCount.in_force()));
+    let side = holder.map_or(Side::Within, |holder| Side::of(holder, count));
+    match side {
+        Side::NoneInCommon(holder) => outcome.warn(bounds.no_count_suits(name, holder)),
+        Side::Held(holder) if violation.is_none() => outcome.warn(Finding::bare(
             Rule::HolderDecidesAgain,
             REPLICAS,
             format!(
-                "ScaledObject {:?} holds the count of {KIND} {} and will decide again; to keep {} replicas, {}",
+                "ScaledObject {:?} holds the count of {KIND} {name} and will decide again; to keep {new} {}, {}",
                 holder.name,
-                count.name,
-                count.new,
+                if new == 1 { "replica" } else { "replicas" },
                 holder.how_to_pause()
             ),
-        ));
-    } else if holder.range().contains(&count.new) {
-        // Only the cluster's bounds are in its way, and that is said.
-    } else if count.old.is_some_and(|old| moves_towards(range, old, count.new))
-        && Clause::TowardsHolder.in_force()
-    {
-        outcome.warn(Finding::new(
-            Rule::CountStillOutsideHolder,
-            REPLICAS,
-            format!(
-                "{} is still outside the range {} to {} of ScaledObject {:?}, which will decide again",
-                count.new,
-                holder.lower(),
-                holder.upper(),
-                holder.name
-            ),
-        ));
-    } else {
-        outcome.refuse(outside_of_holder(count.new, range, holder));
+        )),
+        Side::Passes(holder) if violation.is_none() => outcome.warn(still_outside(new, holder)),
+        // Who is out of reach twice is told of the nearer bound alone: the other is no way out.
+        Side::Refused(holder, (lower, upper))
+            if violation.is_none() || (upper < new && upper < bounds.upper()) || (lower > new && lower > bounds.lower()) =>
+        {
+            outcome.refuse(outside_of_holder(new, (lower, upper), holder, violation.is_some()));
+            return outcome;
+        }
+        Side::Within | Side::Held(_) | Side::Passes(_) | Side::Refused(..) => {}
+    }
+    if let Some(violation) = violation {
+        outcome.refuse_unless(unchanged && Clause::OlderCount.in_force(), violation);
     }
     outcome
 }
 
-/// A count outside of the holder's own range; the way out is the range that the cluster's bounds leave of it.
-fn outside_of_holder(new: i32, (lower, upper): (i32, i32), holder: &Scaler) -> Finding {
+/// Where a count lies, seen from the holder.
+enum Side<'a> {
+    /// Nothing is to be said of the holder.
+    Within,
+    /// Its range has nothing in common with the cluster's bounds.
+    NoneInCommon(&'a Scaler),
+    /// Within its range, and it decides again.
+    Held(&'a Scaler),
+    /// Outside of its range, which is no reason to refuse.
+    Passes(&'a Scaler),
+    /// Outside of its range, of which the cluster's bounds leave this.
+    Refused(&'a Scaler, (i32, i32)),
+}
+
+impl<'a> Side<'a> {
+    fn of(holder: &'a Scaler, Count { old, new, bounds, .. }: Count<'_>) -> Self {
+        let first = old.is_none();
+        let Some(range) = holder.within(bounds) else { return Self::NoneInCommon(holder) };
+        if holder.range().contains(&new) {
+            return if first && Clause::FirstCountUntold.in_force() {
+                Self::Within
+            } else {
+                Self::Held(holder)
+            };
+        }
+        let passes = match old {
+            None => Clause::FirstCountPasses.in_force(),
+            Some(old) => moves_towards(range, old, new) && Clause::TowardsHolder.in_force(),
+        };
+        if passes { Self::Passes(holder) } else { Self::Refused(holder, range) }
+    }
+}
+
+/// A count that the holder will move back into its range.
+fn still_outside(new: i32, holder: &Scaler) -> Finding {
+    Finding::new(
+        Rule::CountStillOutsideHolder,
+        REPLICAS,
+        format!(
+            "{new} is {} the {} to {} of ScaledObject {:?}, which will decide again; to keep {new}, {}",
+            if new < holder.lower() { "below" } else { "above" },
+            holder.lower(),
+            holder.upper(),
+            holder.name,
+            holder.how_to_pause()
+        ),
+    )
+}
+
+/// A count outside of the holder's own range; the way out is the range that the cluster's bounds leave of it, and the
+/// only one where those refuse the count too.
+fn outside_of_holder(new: i32, (lower, upper): (i32, i32), holder: &Scaler, out_of_bounds: bool) -> Finding {
     let (name, own) = (&holder.name, holder.range());
-    let pause = holder.how_to_pause();
+    let ways = |field: &str| match out_of_bounds {
+        true => String::new(),
+        false => format!(", {field}, or {}", holder.how_to_pause()),
+    };
     let (rule, message) = if new > *own.end() {
         (
             Rule::CountAboveHolder,
             format!(
-                "{new} is above the maximum {} (maxReplicaCount of ScaledObject {name:?}, which holds the count); use {upper} or fewer, raise maxReplicaCount, or {pause}",
-                own.end()
+                "{new} is above the maximum {} (maxReplicaCount of ScaledObject {name:?}, which holds the count); use {upper} or fewer{}",
+                own.end(),
+                ways("raise maxReplicaCount")
             ),
         )
     } else {
         (
             Rule::CountBelowHolder,
             format!(
-                "{new} is below the minimum {} (minReplicaCount of ScaledObject {name:?}, which holds the count); use {lower} or more, lower minReplicaCount, or {pause}",
-                own.start()
+                "{new} is below the minimum {} (minReplicaCount of ScaledObject {name:?}, which holds the count); use {lower} or more{}",
+                own.start(),
+                ways("lower minReplicaCount")
             ),
         )
     };
@@ -188,20 +223,54 @@ mod tests {
         assert!(outcome.rests_on().eq([Basis::Scaler]));
     }
 
-    #[test]
-    fn outside_of_both_is_said_at_once() {
+    #[rstest]
+    #[case::of_the_holder(
+        12,
+        BOUNDS,
+        "spec.replicas: 12 is above the maximum 6 (maxReplicaCount of ScaledObject \"queue\", which holds the count); use 6 or fewer"
+    )]
+    #[case::of_the_cluster(12, Bounds { min: None, max: Some(5) }, "spec.replicas: 12 is above the maximum 5 (spec.maxReplicas of VLLMCluster \"a\"); use 5 or fewer, or raise spec.maxReplicas")]
+    #[case::of_both(12, Bounds { min: None, max: Some(6) }, "spec.replicas: 12 is above the maximum 6 (spec.maxReplicas of VLLMCluster \"a\"); use 6 or fewer, or raise spec.maxReplicas")]
+    #[case::minimum_of_the_holder(
+        1,
+        BOUNDS,
+        "spec.replicas: 1 is below the minimum 3 (minReplicaCount of ScaledObject \"queue\", which holds the count); use 3 or more"
+    )]
+    #[case::minimum_of_the_cluster(1, Bounds { min: Some(4), max: None }, "spec.replicas: 1 is below the minimum 4 (spec.minReplicas of VLLMCluster \"a\"); use 4 or more, or lower spec.minReplicas")]
+    fn outside_of_both_the_nearer_bound_is_said_alone(
+        #[case] new: i32,
+        #[case] bounds: Bounds,
+        #[case] says: &str,
+    ) {
         let scaler = scaler(false);
-        let outcome = by_person(count(5, 12, Some(&scaler)));
-        assert_eq!(outcome.refusals.len(), 2, "{outcome:?}");
-        assert!(
-            outcome.message().contains("maximum 10") && outcome.message().contains("maximum 6"),
-            "{outcome:?}"
-        );
+        let outcome = by_person(Count { bounds, ..count(5, new, Some(&scaler)) });
+        assert_eq!((outcome.message().as_str(), outcome.warnings.len()), (says, 0));
+    }
+
+    #[rstest]
+    #[case::within_the_holder(5, &[])]
+    #[case::below_the_holder(2, &["spec.replicas: 2 is below the 3 to 6 of ScaledObject \"queue\", which will decide again; to keep 2, pause it: kubectl annotate scaledobject queue autoscaling.keda.sh/paused=true"])]
+    #[case::above_the_holder(9, &["spec.replicas: 9 is above the 3 to 6 of ScaledObject \"queue\", which will decide again; to keep 9, pause it: kubectl annotate scaledobject queue autoscaling.keda.sh/paused=true"])]
+    fn a_first_count_within_the_bounds_passes(#[case] new: i32, #[case] warns: &[&str]) {
+        let scaler = scaler(false);
+        let outcome = by_person(Count { old: None, ..count(5, new, Some(&scaler)) });
+        let warnings: Vec<_> = outcome.warnings.iter().map(ToString::to_string).collect();
+        assert!(outcome.allowed() && warnings == warns, "{outcome:?}");
+    }
+
+    #[rstest]
+    #[case::above(11, "11 is above the maximum 10 (spec.maxReplicas")]
+    #[case::below(1, "1 is below the minimum 2 (spec.minReplicas")]
+    fn a_first_count_outside_of_the_bounds_is_refused(#[case] new: i32, #[case] says: &str) {
+        let scaler = scaler(false);
+        let outcome = by_person(Count { old: None, ..count(5, new, Some(&scaler)) });
+        assert_eq!((outcome.refusals.len(), outcome.warnings.len()), (1, 0), "{outcome:?}");
+        assert!(outcome.refusals[0].message.starts_with(says), "{outcome:?}");
     }
 
     #[rstest]
     #[case::only_the_cluster_is_in_the_way(4, 6, 5, &["6 is above the maximum 5 (spec.maxReplicas"])]
-    #[case::both_are(4, 7, 5, &["7 is above the maximum 5 (spec.maxReplicas", "7 is above the maximum 6 (maxReplicaCount of ScaledObject \"queue\", which holds the count); use 5 or fewer"])]
+    #[case::both_are(4, 7, 5, &["7 is above the maximum 5 (spec.maxReplicas"])]
     #[case::only_the_holder_is(4, 7, 8, &["7 is above the maximum 6 (maxReplicaCount of ScaledObject \"queue\", which holds the count); use 6 or fewer"])]
     #[case::towards_it(9, 7, 5, &["7 is above the maximum 5 (spec.maxReplicas"])]
     fn each_bound_is_said_of_whoever_has_it(
@@ -223,12 +292,15 @@ mod tests {
         let scaler = scaler(false);
         let outcome = by_person(count(9, 8, Some(&scaler)));
         assert!(outcome.allowed());
-        assert!(outcome.warnings[0].to_string().contains("still outside the range 3 to 6"), "{outcome:?}");
+        assert!(outcome.warnings[0].to_string().ends_with("8 is above the 3 to 6 of ScaledObject \"queue\", which will decide again; to keep 8, pause it: kubectl annotate scaledobject queue autoscaling.keda.sh/paused=true"), "{outcome:?}");
     }
 
     #[test]
     fn within_the_holder_passes_with_the_way_to_pause() {
         let scaler = scaler(false);
+        let one = Scaler { min: None, ..scaler.clone() };
+        let outcome = by_person(Count { bounds: Bounds::default(), ..count(4, 1, Some(&one)) });
+        assert!(outcome.warnings[0].to_string().contains("to keep 1 replica, pause it"), "{outcome:?}");
         let outcome = by_person(count(4, 5, Some(&scaler)));
         assert!(outcome.allowed());
         assert!(
@@ -249,7 +321,7 @@ mod tests {
             Scaler { name: "far".into(), min: Some(20), max: Some(30), paused: false, takes_over: None };
         let outcome = by_person(count(5, 9, Some(&scaler)));
         assert!(outcome.allowed());
-        assert!(outcome.warnings[0].to_string().contains("no count in common"), "{outcome:?}");
+        assert!(outcome.warnings[0].to_string().contains("no count suits both"), "{outcome:?}");
     }
 
     #[test]

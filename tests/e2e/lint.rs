@@ -51,7 +51,7 @@ pub async fn live(plane: &Plane) -> anyhow::Result<()> {
     let wider = cluster("a", "maxReplicas: 9\nreplicas: 2");
     let found = lint(&["--live"], &format!("{wider}---\n{}", scaled_object(NS, "first", "a", 7, 9))).await?;
     ensure!(
-        found.code == Some(1) && found.rules == ["scale/below-holder"],
+        found.code == Some(0) && found.rules == ["scale/still-outside-holder"],
         "{:?}: {:?}",
         found.rules,
         found.messages

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use crate::api::names::{KIND, MAX_REPLICAS, PAUSED, PAUSED_REPLICAS, TRANSFER_HPA};
+use crate::policy::bounds::OF_SCALED_OBJECT;
 use crate::policy::hpa::kedas_name;
 use crate::policy::{Bounds, Clause, Finding, Outcome, Rule, Scaler};
 
@@ -168,7 +169,11 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
             Rule::ScalerIdle,
             "spec.idleReplicaCount",
             format!(
-                "{idle} cannot be reached: KEDA takes nothing but 0, and a {KIND} keeps at least 1 replica; remove idleReplicaCount, minReplicaCount is what an idle cluster keeps"
+                "{}; remove idleReplicaCount: minReplicaCount is what an idle cluster keeps",
+                match idle {
+                    0 => format!("a {KIND} keeps at least 1 replica, so it never idles at 0"),
+                    _ => format!("KEDA takes nothing but 0, and a {KIND} keeps at least 1 replica"),
+                }
             ),
         ));
     }
@@ -202,14 +207,18 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
                 Rule::ScalerOutsideBounds,
                 if upper < lowest { "spec.maxReplicaCount" } else { "spec.minReplicaCount" },
                 format!(
-                    "the range {lower} to {upper} has no count in common with the bounds {lowest} to {highest} of {KIND} {name:?}; choose a range that overlaps {lowest} to {highest}, or change spec.minReplicas and spec.maxReplicas of the {KIND} first"
+                    "range {lower} to {upper} and {KIND} {name:?} ({lowest} to {highest}) have no count in common; overlap {lowest} to {highest}, or to move both, first apply a range that covers both ({} to {}), then the {KIND}, then this",
+                    lower.min(lowest),
+                    upper.max(highest)
                 ),
             )),
             Some((low, high)) if (low, high) != (lower, upper) => judged.warnings.push(Finding::new(
                 Rule::ScalerWider,
                 "spec.minReplicaCount",
                 format!(
-                    "the range {lower} to {upper} is wider than the bounds {lowest} to {highest} of {KIND} {name:?}, which leave {low} to {high} of it"
+                    "the count stays within {low} to {high}, whatever this ScaledObject ({lower} to {upper}) asks for: {KIND} {name:?} allows {lowest} to {highest}; {}{}",
+                    bounds.to_narrow((lower, upper), OF_SCALED_OBJECT),
+                    bounds.to_widen((lower, upper), " there").map(|widen| format!(", or {widen}")).unwrap_or_default()
                 ),
             )),
             Some(_) => {}
@@ -279,7 +288,7 @@ fn judge_modifiers(spec: &Spec, judged: &mut Judged) {
         wrong(
             Rule::FormulaMissing,
             "formula",
-            "is missing; state how the triggers make one number, or remove scalingModifiers".into(),
+            "is missing; state how the triggers make one number, such as \"waiting + running\", or remove scalingModifiers".into(),
         );
     }
     match &modifiers.target {

@@ -59,8 +59,7 @@ fn rewrite(index: usize, trigger: &Trigger, outcome: &mut Outcome) {
             Rule::RewroteType,
             format!("spec.triggers[{index}]"),
             format!(
-                "metadata.type is an older form that KEDA refuses; stored as type: {}, metricType: {metric_type}, metadata without type: change your manifest likewise",
-                trigger.type_
+                "metadata.type is out of date and KEDA refuses it; stored as metricType: {metric_type}. In your manifest, move it there"
             ),
         ));
     }
@@ -161,17 +160,17 @@ mod tests {
     #[case::cpu(
         json!({"type": "cpu", "metadata": {"type": "Utilization", "value": "80"}}),
         json!({"type": "cpu", "metricType": "Utilization", "metadata": {"value": "80"}}),
-        "stored as type: cpu, metricType: Utilization"
+        "stored as metricType: Utilization. In your"
     )]
     #[case::memory(
         json!({"type": "memory", "metadata": {"type": " AverageValue", "value": "2Gi"}, "metricType": ""}),
         json!({"type": "memory", "metricType": "AverageValue", "metadata": {"value": "2Gi"}}),
-        "stored as type: memory, metricType: AverageValue"
+        "stored as metricType: AverageValue"
     )]
     #[case::said_twice(
         json!({"type": "cpu", "metricType": "Utilization", "metadata": {"type": "Utilization", "value": "80"}}),
         json!({"type": "cpu", "metricType": "Utilization", "metadata": {"value": "80"}}),
-        "stored as type: cpu, metricType: Utilization"
+        "stored as metricType: Utilization"
     )]
     #[case::prometheus(
         json!({"type": "prometheus", "metadata": {"metricName": "x", "query": "up"}}),

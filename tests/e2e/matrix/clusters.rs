@@ -89,10 +89,10 @@ fn counts() -> Vec<Case> {
         case("bounds-crossed", json!({"replicas": 3, "minReplicas": 5, "maxReplicas": 2}))
             .mutating(&["spec.minReplicas: 5 is above spec.maxReplicas 2; use 2 or less"]),
         case("minimum-zero", json!({"replicas": 3, "minReplicas": 0}))
-            .mutating(&["spec.minReplicas: 0 is no bound of replicas; use 1 to 100000"]),
+            .mutating(&["spec.minReplicas: 0 is no minimum; use 1 to 100000"]),
         case("both-bounds-out-of-range", json!({"replicas": 3, "minReplicas": 0, "maxReplicas": 100_001})).mutating(&[
-            "spec.minReplicas: 0 is no bound of replicas",
-            "spec.maxReplicas: 100001 is no bound of replicas; use 1 to 100000",
+            "spec.minReplicas: 0 is no minimum",
+            "spec.maxReplicas: 100001 is no maximum; use 1 to 100000",
         ]),
     ]
 }
@@ -102,43 +102,42 @@ fn holder() -> Vec<Case> {
     vec![
         held_case("held-within", json!({"replicas": 5})).expect(Expect::passes().warns(&[
             "ScaledObject \"queue@\" holds the count of VLLMCluster \"a@\" and will decide again; to keep 5 replicas, pause it",
-        ])),
+        ])).expect_on_create(Expect::passes()),
         held_case("held-above", json!({"replicas": 9})).mutating(&[
             "spec.replicas: 9 is above the maximum 6 (maxReplicaCount of ScaledObject \"queue@\", which holds the count); use 6 or fewer",
-        ]),
+        ]).expect_on_create(Expect::passes().warns(&[
+            "spec.replicas: 9 is above the 3 to 6 of ScaledObject \"queue@\", which will decide again; to keep 9, pause it",
+        ])),
         held_case("held-below", json!({"replicas": 2})).mutating(&[
             "spec.replicas: 2 is below the minimum 3 (minReplicaCount of ScaledObject \"queue@\", which holds the count); use 3 or more",
-        ]),
+        ]).expect_on_create(Expect::passes().warns(&[
+            "spec.replicas: 2 is below the 3 to 6 of ScaledObject \"queue@\", which will decide again; to keep 2, pause it",
+        ])),
         held_case("held-above-and-above-own-maximum", json!({"replicas": 12, "maxReplicas": 10})).mutating(&[
-            "spec.replicas: 12 is above the maximum 10 (spec.maxReplicas",
             "spec.replicas: 12 is above the maximum 6 (maxReplicaCount",
-        ]),
+        ]).expect_on_create(Expect::refused(Decider::Mutating, &["spec.replicas: 12 is above the maximum 10 (spec.maxReplicas"])),
         held_case("nothing-in-common-below", json!({"replicas": 2, "maxReplicas": 2})).expect(
             Expect::refused(Decider::Mutating, &[
-                "spec.maxReplicas: the bounds 1 to 2 have no count in common with ScaledObject \"queue@\", which scales this VLLMCluster from 3 to 6",
+                "spec.maxReplicas: bounds 1 to 2 and ScaledObject \"queue@\" (3 to 6) have no count in common; overlap 3 to 6, or to move both, first apply",
             ])
 ,
         ),
         held_case("nothing-in-common-above", json!({"replicas": 8, "minReplicas": 7})).expect(
             Expect::refused(Decider::Mutating, &[
-                "spec.minReplicas: the bounds 7 to 100000 have no count in common with ScaledObject \"queue@\"",
+                "spec.minReplicas: bounds 7 to 100000 and ScaledObject \"queue@\" (3 to 6) have no count in common",
             ])
 ,
         ),
         held_case("partial-overlap", json!({"replicas": 4, "maxReplicas": 5}))
             .expect(Expect::passes().warns(&[
-                "ScaledObject \"queue@\" asks for 3 to 6 replicas; the bounds of VLLMCluster \"a@\" leave 3 to 5 of them",
-            ]))
-            .expect_on_create(Expect::passes().warns(&[
-                "ScaledObject \"queue@\" asks for 3 to 6 replicas; the bounds of VLLMCluster \"a@\" leave 3 to 5 of them",
-                "ScaledObject \"queue@\" holds the count",
+                "the count stays within 3 to 5, whatever ScaledObject \"queue@\" (3 to 6) asks for; raise spec.maxReplicas to 6, or lower maxReplicaCount to 5",
             ])),
         case("paused-holds-nothing", json!({"replicas": 9})).around([annotated(queue("a@", 3, 6), PAUSED, "true")]),
         held_case("moves-towards", json!({"replicas": 8}))
             .before(cluster("a@", json!({"replicas": 9})))
             .update_only()
             .expect(Expect::passes().warns(&[
-                "spec.replicas: 8 is still outside the range 3 to 6 of ScaledObject \"queue@\"",
+                "spec.replicas: 8 is above the 3 to 6 of ScaledObject \"queue@\", which will decide again; to keep 8, pause it",
             ])),
         held_case("moves-away", json!({"replicas": 10}))
             .before(cluster("a@", json!({"replicas": 9})))
@@ -165,7 +164,7 @@ fn older() -> Vec<Case> {
             .place(Place::Old)
             .before(cluster("a@", json!({"replicas": 2, "maxReplicas": 2})))
             .update_only()
-            .expect(Expect::passes().warns(&["ScaledObject \"queue@\" wants 3 to 6 replicas"])),
+            .expect(Expect::passes().warns(&["no count suits both: ScaledObject \"queue@\" wants 3 to 6"])),
         // Nobody asks us about labels, nor about what is being deleted.
         case("label", json!({"replicas": 4})).update_only().labelled().unasked(Expect::unasked()),
         case("deleting", json!({"replicas": 9})).update_only().deleting().unasked(Expect::unasked()),

@@ -39,12 +39,12 @@ fn ranges(kind: Kind) -> Vec<Case> {
         case("good", range(3, 6)),
         case("good-at-both-bounds", range(2, 10)),
         case("wider", range(1, 20)).expect(Expect::passes().warns(&[
-            "the HPA asks for 1 to 20 replicas; the bounds of VLLMCluster \"a@\" leave 2 to 10 of them",
+            "the count stays within 2 to 10, whatever this HPA (1 to 20) asks for: VLLMCluster \"a@\" allows 2 to 10; raise minReplicas to 2",
         ])),
         // The API server fills it in.
         case("minimum-absent", json!({"maxReplicas": 6}))
             .expect(Expect { stored: one(), ..Expect::passes() }.warns(&[
-                "the HPA asks for 1 to 6 replicas; the bounds of VLLMCluster \"a@\" leave 2 to 6 of them",
+                "the count stays within 2 to 6, whatever this HPA (1 to 6) asks for: VLLMCluster \"a@\" allows 2 to 10; raise minReplicas to 2, or lower spec.minReplicas there to 1",
             ]))
             .expect_down(Expect { stored: one(), ..Expect::unasked() }),
         case("nothing-in-common-above", range(11, 20)).validating(&[

@@ -80,29 +80,29 @@ fn ranges() -> Vec<Case> {
             .expect(Expect::stores([("/minReplicaCount", json!(1))]).warns(&[missing])),
         case("cluster-missing", range(1, 20)).around([]).expect(Expect::passes().warns(&[missing])),
         case("wider", range(1, 20)).expect(Expect::passes().warns(&[
-            "spec.minReplicaCount: the range 1 to 20 is wider than the bounds 2 to 10 of VLLMCluster \"a@\", which leave 2 to 10 of it",
+            "spec.minReplicaCount: the count stays within 2 to 10, whatever this ScaledObject (1 to 20) asks for: VLLMCluster \"a@\" allows 2 to 10; raise minReplicaCount to 2",
         ])),
         case("minimum-zero", range(0, 6))
             .mutating(&["spec.minReplicaCount: 0 is below the minimum 1"]),
         case("minimum-negative", range(-1, 6))
             .mutating(&["spec.minReplicaCount: -1 is below the minimum 1"]),
         case("idle", json!({"minReplicaCount": 3, "maxReplicaCount": 6, "idleReplicaCount": 0}))
-            .mutating(&["spec.idleReplicaCount: 0 cannot be reached: KEDA takes nothing but 0"]),
+            .mutating(&["spec.idleReplicaCount: a VLLMCluster keeps at least 1 replica, so it never idles at 0; remove idleReplicaCount"]),
         case("crossed", range(8, 5)).mutating(&["spec.minReplicaCount: 8 is above maxReplicaCount 5; use 5 or less"]),
         case("minimum-above-kedas-default", json!({"minReplicaCount": 101}))
             .around([])
             .mutating(&["spec.minReplicaCount: 101 is above 100, which KEDA takes for an absent"]),
         case("maximum-zero", range(1, 0)).mutating(&["spec.maxReplicaCount: 0 is below the minimum 1"]),
         case("nothing-in-common-above", range(11, 20)).mutating(&[
-            "spec.minReplicaCount: the range 11 to 20 has no count in common with the bounds 2 to 10 of VLLMCluster \"a@\"",
+            "spec.minReplicaCount: range 11 to 20 and VLLMCluster \"a@\" (2 to 10) have no count in common; overlap 2 to 10, or to move both, first apply",
         ]),
         case("nothing-in-common-below", range(1, 1))
-            .mutating(&["spec.maxReplicaCount: the range 1 to 1 has no count in common with the bounds 2 to 10"]),
+            .mutating(&["spec.maxReplicaCount: range 1 to 1 and VLLMCluster \"a@\" (2 to 10) have no count in common"]),
         case("all-at-once", json!({"minReplicaCount": 0, "maxReplicaCount": 1, "idleReplicaCount": 1, "fallback": {"failureThreshold": 3, "replicas": 11}}))
             .mutating(&[
                 zero,
-                "spec.idleReplicaCount: 1 cannot be reached",
-                "spec.maxReplicaCount: the range 1 to 1 has no count in common",
+                "spec.idleReplicaCount: KEDA takes nothing but 0",
+                "spec.maxReplicaCount: range 1 to 1 and",
                 "spec.fallback.replicas: 11 is above the maximum 10",
             ]),
         case("fallback-above", fallback(11)).mutating(&["spec.fallback.replicas: 11 is above the maximum 10 (spec.maxReplicas"]),
@@ -149,7 +149,7 @@ fn rivals() -> Vec<Case> {
             annotated(by_hpa(), "validations.keda.sh/hpa-ownership", "false"),
         ])),
         from_another(case("second-and-nothing-in-common", range(11, 20)).around([bounded(), first()])).mutating(&[
-            "has no count in common",
+            "have no count in common",
             already,
         ]),
         // What is left to KEDA's own webhook.
@@ -162,7 +162,7 @@ fn rivals() -> Vec<Case> {
         from_another(case("warned-second", range(3, 6)).place(Place::Warned).around([bounded(), first()])).expect(
             Expect::refused(Decider::Keda, &["is already managed by the ScaledObject 'first@'"]).warns(&[already]),
         ),
-        case("warned", range(11, 20)).place(Place::Warned).expect(Expect::passes().warns(&["has no count in common"])),
+        case("warned", range(11, 20)).place(Place::Warned).expect(Expect::passes().warns(&["have no count in common"])),
     ]
 }
 
@@ -214,8 +214,8 @@ fn exemptions() -> Vec<Case> {
         case("deleting", range(0, 6)).deleting().unasked(Expect::unasked()),
         older_with("older-untouched", json!({"pollingInterval": 15})),
         older_with("older-other-maximum", json!({"maxReplicaCount": 7}))
-            .expect(Expect::passes().warns(&["is wider than the bounds", min_is_older, slip_is_older])),
-        older_with("older-and-a-new-one", json!({"idleReplicaCount": 1})).mutating(&["spec.idleReplicaCount: 1 cannot be reached"]),
+            .expect(Expect::passes().warns(&["whatever this ScaledObject", min_is_older, slip_is_older])),
+        older_with("older-and-a-new-one", json!({"idleReplicaCount": 1})).mutating(&["spec.idleReplicaCount: KEDA takes nothing but 0"]),
         case("unknown-field", json!({"minReplicaCount": 3, "maxReplicaCount": 6, "minReplicas": 3}))
             .unasked(Expect::refused(Decider::Schema, &["unknown field \"spec.minReplicas\""]))
             .expect_by(Verb::Apply, Expect::refused(Decider::Schema, &[".spec.minReplicas: field not declared in schema"])),

@@ -90,10 +90,10 @@ pub fn cases() -> Vec<Case> {
             "spec.replicas: 2 is below the minimum 3 (minReplicaCount of ScaledObject \"queue@\", which holds the count)",
         ]),
         held_case("held-above-and-above-own-maximum", 11)
-            .mutating(&["spec.replicas: 11 is above the maximum 10", "spec.replicas: 11 is above the maximum 6"])
+            .mutating(&["spec.replicas: 11 is above the maximum 6 (maxReplicaCount of ScaledObject \"queue@\", which holds the count); use 6 or fewer"])
             .schema_too(above),
         held_case("moves-towards", 8).before(nine()).expect(Expect::passes().warns(&[
-            "spec.replicas: 8 is still outside the range 3 to 6 of ScaledObject \"queue@\", which will decide again",
+            "spec.replicas: 8 is above the 3 to 6 of ScaledObject \"queue@\", which will decide again; to keep 8, pause it",
         ])),
         held_case("moves-away", 10).before(nine()).mutating(&["spec.replicas: 10 is above the maximum 6"]),
         held_case("moves-through", 2).before(nine()).mutating(&["spec.replicas: 2 is below the minimum 3"]),
@@ -106,7 +106,7 @@ pub fn cases() -> Vec<Case> {
             .before(cluster("a@", json!({"replicas": 2, "maxReplicas": 2})))
             .around([queue("a@", 3, 6)])
             .expect(Expect::passes().warns(&[
-                "ScaledObject \"queue@\" wants 3 to 6 replicas, VLLMCluster \"a@\" allows 1 to 2: the two have no count in common",
+                "no count suits both: ScaledObject \"queue@\" wants 3 to 6, VLLMCluster \"a@\" allows 1 to 2; raise spec.maxReplicas to 3 or more, or lower minReplicaCount to 2 or less",
             ])),
         // Autoscalers.
         case("autoscaler-within", 7).by(Writer::Keda),

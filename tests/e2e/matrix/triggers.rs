@@ -124,7 +124,7 @@ fn resources() -> Vec<Case> {
                 ("/triggers/0/metadata/type", Value::Null),
                 ("/triggers/0/metricType", json!("Utilization")),
             ])
-            .warns(&["spec.triggers[0]: metadata.type is an older form that KEDA refuses; stored as type: cpu, metricType: Utilization"]),
+            .warns(&["spec.triggers[0]: metadata.type is out of date and KEDA refuses it; stored as metricType: Utilization. In your manifest, move it there"]),
         ),
         not_rewritten(resource("cpu-older-kept", older()))
             .mutating(&["spec.triggers[0].metadata.type: is an older form that KEDA refuses; remove it and set metricType: Utilization"]),
