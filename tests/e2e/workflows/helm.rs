@@ -59,6 +59,17 @@ async fn releases(plane: &Plane, ns: &str, side: &str) -> anyhow::Result<()> {
     forget(plane, ns).await
 }
 
+/// A chart that states a first count below what its ScaledObject keeps: KEDA raises it, whichever of them comes first.
+pub async fn count_below_the_scaler(plane: &Plane) -> anyhow::Result<()> {
+    const NS: &str = "helm-first-count";
+    namespace(plane, NS).await?;
+    let values = "--set replicas=1,cluster.max=10,scaler.min=2,scaler.max=10";
+    helm(plane, NS, &format!("install a {CHART} {values}")).await?;
+    settled(plane, NS, 7).await?;
+    nobody_was_refused(plane, NS).await?;
+    forget(plane, NS).await
+}
+
 /// KEDA has taken the range in, the autoscaler has its wish within it, and the two agree.
 async fn settled(plane: &Plane, ns: &str, count: u32) -> anyhow::Result<()> {
     let wanted = [
