@@ -105,7 +105,7 @@ pub async fn nobody_was_refused(plane: &Plane, namespace: &str) -> anyhow::Resul
         if text("/responseStatus/message").ends_with("try again") {
             continue;
         }
-        // Kubernetes' own: counted down below 0 while a rollout and a scale meet, and counted anew at once.
+        // Kubernetes' own: its controller counts below 0 at times, and anew at once.
         if user.ends_with(":statefulset-controller")
             && text("/responseStatus/message").contains("currentReplicas")
         {

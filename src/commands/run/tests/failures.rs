@@ -52,10 +52,14 @@ fn hpa() -> Value {
     review
 }
 
-/// A cluster with a count that the ScaledObject `queue`, up to six, does not allow.
+/// A cluster whose count is changed to one that the ScaledObject `queue`, up to six, does not allow.
 fn cluster() -> Value {
     let mut review = of_cluster(recorded::CREATE_WITHOUT_COUNT);
-    review["request"]["object"]["spec"]["replicas"] = json!(7);
+    let request = &mut review["request"];
+    request["operation"] = json!("UPDATE");
+    request["oldObject"] = request["object"].clone();
+    request["oldObject"]["spec"]["replicas"] = json!(3);
+    request["object"]["spec"]["replicas"] = json!(7);
     review
 }
 
