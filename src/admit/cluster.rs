@@ -25,7 +25,8 @@ impl Admission {
             Operation::Delete | Operation::Connect if Clause::ClusterDeletion.in_force() => {
                 return Ok(Outcome::default());
             }
-            Operation::Update => Some(part::<ClusterPart<'_>>(request.old_object, "oldObject")?),
+            // Of an old object that cannot be read nothing is known: it excuses nothing, and has no count to keep.
+            Operation::Update => Some(part::<ClusterPart<'_>>(request.old_object, "oldObject").ok()),
             Operation::Create | Operation::Delete | Operation::Connect => None,
         };
         // What does not parse here is no object, or has no object for a spec: the schema refuses it, and says so.
@@ -33,8 +34,10 @@ impl Admission {
             return Ok(Outcome::default());
         };
         // A PUT from a manifest has no deletion timestamp yet when the mutating webhook is asked.
-        let deleting =
-            [Some(&new), old.as_ref()].iter().flatten().any(|of| of.metadata.deletion_timestamp.is_some());
+        let deleting = [Some(&new), old.as_ref().and_then(Option::as_ref)]
+            .iter()
+            .flatten()
+            .any(|of| of.metadata.deletion_timestamp.is_some());
         if deleting && Clause::DeletedCluster.in_force() {
             return Ok(Outcome::default());
         }
@@ -51,7 +54,8 @@ impl Admission {
         let spec = new.spec.as_ref().map(Spec::from).unwrap_or_default();
         let unreadable = new.spec.as_ref().is_some_and(|spec| spec.replicas == Count::Unreadable);
         let neighbours = if old.is_none() { self.neighbours(request, name).await? } else { Vec::new() };
-        let old = old.map(|old| old.spec.as_ref().map(Spec::from).unwrap_or_default());
+        let unknown = old.as_ref().is_some_and(Option::is_none);
+        let old = old.map(|old| old.and_then(|old| old.spec.as_ref().map(Spec::from)).unwrap_or_default());
         let known = self.world.target(namespace, name);
         let mut outcome = self
             .with_fresh_scaler(request, name, known.scaler(), |scaler| {
@@ -67,6 +71,10 @@ impl Admission {
                 }
             })
             .await?;
+        if unknown {
+            // To fill in a count that may be another than the live one would be worse than the schema's refusal.
+            outcome.replicas = None;
+        }
         outcome.edits.extend(outcome.replicas.map(|replicas| match new.spec {
             Some(_) => add(&["spec", "replicas"], json!(replicas)),
             None => add(&["spec"], json!({ "replicas": replicas })),

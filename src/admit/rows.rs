@@ -186,3 +186,26 @@ async fn a_restore_without_owners_loses_nothing_but_the_hpa_that_keda_makes_anew
     assert_eq!(answer.fields, ["spec.scaleTargetRef.name"], "{answer:?}");
     assert!(answer.message.contains("kubectl delete hpa keda-hpa-queue"), "{answer:?}");
 }
+
+/// The API server sends none such; whoever does is judged as far as that goes.
+#[rstest]
+#[case::null(&json!(null))]
+#[case::no_metadata(&json!({"spec": {"replicas": 9, "maxReplicas": 5}}))]
+#[case::a_list_for_a_spec(&json!({"metadata": {"name": "a"}, "spec": [9, 1, 5]}))]
+#[tokio::test]
+async fn an_old_cluster_that_cannot_be_read_excuses_nothing(#[case] old: &Value) {
+    let plane = Plane::new(&[]);
+    for (spec, fields) in [
+        (json!({"replicas": 3, "maxReplicas": 5}), &[][..]),
+        (json!({"replicas": 9, "maxReplicas": 5}), &["spec.replicas"]),
+        (json!({"replicas": 3, "minReplicas": 5, "maxReplicas": 2}), &["spec.minReplicas"]),
+        (json!({"maxReplicas": 5}), &[]),
+    ] {
+        for phase in [Phase::Mutating, Phase::Validating] {
+            let write = Write::update(Resource::Cluster, old.clone(), cluster("a", &spec));
+            let answer = plane.answer(phase, &write).await;
+            assert_eq!(answer.fields, fields, "{phase:?} {answer:?}");
+            assert!(answer.patch.0.is_empty(), "an absent count stays so: {answer:?}");
+        }
+    }
+}

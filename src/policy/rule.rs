@@ -182,6 +182,8 @@ ids! {
         CpuWithoutRequest = "scaled-object/cpu-without-request",
         /// A memory trigger where the pods request no memory.
         MemoryWithoutRequest = "scaled-object/memory-without-request",
+        /// Warning: more than a hundred things are wrong, and the rest is left out.
+        ScalerFindingsLeftOut = "scaled-object/more-left-out",
         /// Warning: a cpu or memory trigger's `metadata.type` was rewritten to `metricType`.
         RewroteType = "scaled-object/rewrote-type",
         /// Warning: a prometheus trigger's `metricName` was dropped.

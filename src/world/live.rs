@@ -23,6 +23,7 @@ use governor::clock::Clock as _;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::LimitRange;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
@@ -32,7 +33,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::policy::Scaler;
 use crate::telemetry::LiveReads;
 
-use super::part::{ClusterPart, HpaPart, ScaledObjectPart};
+use super::part::{ClusterPart, HpaPart, ScaledObjectPart, is_some_amount};
 use super::{Attachment, Cluster, ForeignHpa, Key};
 use flights::Flights;
 
@@ -193,11 +194,14 @@ impl DefaultRequests {
         let limits = ranges.iter().filter_map(|range| range.spec.as_ref()).flat_map(|spec| &spec.limits);
         let mut defaults = Self::default();
         for item in limits.filter(|item| item.type_ == "Container") {
-            // A default limit is a default request too, where no request is stated.
-            for stated in [&item.default_request, &item.default].into_iter().flatten() {
-                defaults.cpu |= stated.contains_key("cpu");
-                defaults.memory |= stated.contains_key("memory");
-            }
+            let requests = |resource: &str| {
+                // A default limit is a default request too, where no request is stated.
+                let mut stated = [&item.default_request, &item.default].into_iter().flatten();
+                let amount = stated.find_map(|stated| stated.get(resource));
+                amount.is_some_and(|Quantity(amount)| is_some_amount(amount))
+            };
+            defaults.cpu |= requests("cpu");
+            defaults.memory |= requests("memory");
         }
         defaults
     }

@@ -61,25 +61,22 @@ impl ResourcesPart {
     /// A limit stands for a request where there is none.
     fn request(&self, resource: &str) -> bool {
         let limits = self.limits.as_ref().filter(|_| Clause::LimitIsRequest.in_force());
-        [self.requests.as_ref(), limits]
-            .into_iter()
-            .flatten()
-            .any(|stated| stated.get(resource).is_some_and(is_some_amount))
+        [self.requests.as_ref(), limits].into_iter().flatten().any(|stated| {
+            stated.get(resource).is_some_and(|amount| match amount {
+                Value::Number(number) => number.as_f64().is_some_and(|number| number > 0.0),
+                Value::String(text) => is_some_amount(text),
+                Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
+            })
+        })
     }
 }
 
 /// Whether a quantity is above 0: of nothing there is no share for an HPA to measure, and to KEDA a request of 0 is
 /// none.
-fn is_some_amount(quantity: &Value) -> bool {
-    match quantity {
-        Value::Number(number) => number.as_f64().is_some_and(|number| number > 0.0),
-        Value::String(text) => {
-            let number = text.trim_start_matches('+').trim_end_matches(|c: char| !c.is_ascii_digit());
-            let digits = number.split(['e', 'E']).next().unwrap_or_default();
-            !digits.starts_with('-') && digits.contains(|c: char| ('1'..='9').contains(&c))
-        }
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
-    }
+pub(super) fn is_some_amount(quantity: &str) -> bool {
+    let number = quantity.trim_start_matches('+').trim_end_matches(|c: char| !c.is_ascii_digit());
+    let digits = number.split(['e', 'E']).next().unwrap_or_default();
+    !digits.starts_with('-') && digits.contains(|c: char| ('1'..='9').contains(&c))
 }
 
 impl ClusterPart {

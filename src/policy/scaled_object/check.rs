@@ -48,9 +48,9 @@ impl Violation {
     }
 
     /// What makes it the same as an older object's. A trigger may have moved in the list.
-    fn into_fault(self) -> (Option<usize>, String, String) {
+    fn fault(&self) -> (Option<usize>, String, String) {
         let place = if Clause::MovedTrigger.in_force() { self.trigger.map(|_| 0) } else { self.trigger };
-        (place, self.field, self.message)
+        (place, self.field.clone(), self.message.clone())
     }
 
     fn into_finding(self) -> Finding {
@@ -63,38 +63,100 @@ impl Violation {
     }
 }
 
+/// How many findings of a kind are told: more teach nothing, and an object has room for a hundred thousand triggers.
+pub(super) const MOST: usize = 100;
+
+/// Older violations, and how many of each excuse one of the new object.
+type Excuses = HashMap<(Option<usize>, String, String), usize>;
+
 /// All that is wrong with an object, and all that its writer should know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Judged {
-    pub(super) violations: Vec<Violation>,
-    pub(super) warnings: Vec<Finding>,
+    excuses: Excuses,
+    most: usize,
+    violations: Vec<Violation>,
+    excused: Vec<Finding>,
+    warnings: Vec<Finding>,
+    left_out: bool,
+}
+
+impl Judged {
+    /// Nothing yet, and no more than `most` of each kind.
+    fn new(excuses: Excuses, most: usize) -> Self {
+        Self {
+            excuses,
+            most,
+            violations: Vec::new(),
+            excused: Vec::new(),
+            warnings: Vec::new(),
+            left_out: false,
+        }
+    }
+
+    /// Takes in something that is wrong.
+    pub(super) fn wrong(&mut self, violation: Violation) {
+        let excuse = self.excuses.get_mut(&violation.fault()).filter(|left| **left > 0);
+        // Each older violation excuses one: a second trigger with the same fault is new.
+        let forgiven = excuse.map(|left| *left -= usize::from(Clause::OneFaultForOne.in_force())).is_some();
+        if forgiven && Clause::OlderFault.in_force() {
+            let room = self.excused.len() < self.most;
+            self.left_out |= !room;
+            self.excused.extend(room.then(|| violation.into_finding()));
+        } else if self.has_enough() {
+            self.left_out = true;
+        } else {
+            self.violations.push(violation);
+        }
+    }
+
+    /// Takes in what the writer should know.
+    pub(super) fn warn(&mut self, warning: Finding) {
+        if self.warnings.len() < self.most {
+            self.warnings.push(warning);
+        } else {
+            self.left_out = true;
+        }
+    }
+
+    /// Whether as much is wrong as is told: then there is no need to look further.
+    pub(super) fn has_enough(&self) -> bool {
+        self.violations.len() >= self.most
+    }
+
+    /// Tells that not all was looked at.
+    pub(super) fn leave_out(&mut self) {
+        self.left_out = true;
+    }
 }
 
 /// Judges what will be stored.
 pub fn check(write: &Write<'_>) -> Outcome {
     let Some(name) = write.concerns() else { return Outcome::default() };
-    // Each older violation excuses one: a second trigger with the same fault is new.
-    let mut excuses: HashMap<_, usize> = HashMap::new();
-    let older = write.predecessor().map_or_else(Vec::new, |old| judge(name, old, write.known).violations);
-    for violation in older {
-        *excuses.entry(violation.into_fault()).or_default() += 1;
+    let mut excuses = Excuses::new();
+    if let Some(old) = write.predecessor() {
+        let older = judge(name, old, write.known, Judged::new(Excuses::new(), usize::MAX));
+        for violation in older.violations {
+            *excuses.entry(violation.fault()).or_default() += 1;
+        }
     }
-    let judged = judge(name, write.new, write.known);
+    let judged = judge(name, write.new, write.known, Judged::new(excuses, MOST));
+    let Judged { violations, excused, warnings, left_out, excuses: _, most: _ } = judged;
     let mut outcome = Outcome::default();
-    for warning in judged.warnings {
+    if left_out {
+        outcome.warn(Finding::bare(
+            Rule::ScalerFindingsLeftOut,
+            "spec.triggers",
+            format!("more is wrong than is told: of each kind of finding no more than {MOST} are; correct these first"),
+        ));
+    }
+    for warning in warnings.into_iter().chain(excused) {
         outcome.warn(warning);
     }
-    for violation in judged.violations {
-        let finding = violation.clone().into_finding();
-        let older = excuses.get_mut(&violation.into_fault()).filter(|left| **left > 0);
-        let forgiven = older.map(|left| *left -= usize::from(Clause::OneFaultForOne.in_force())).is_some();
-        outcome.refuse_unless(forgiven && Clause::OlderFault.in_force(), finding);
-    }
+    outcome.refuse_all(violations.into_iter().map(Violation::into_finding));
     outcome
 }
 
-fn judge(cluster: &str, object: &ScaledObject, known: Known<'_>) -> Judged {
-    let mut judged = Judged::default();
+fn judge(cluster: &str, object: &ScaledObject, known: Known<'_>, mut judged: Judged) -> Judged {
     let spec = &object.spec;
     judge_names(object, &mut judged);
     judge_range(cluster, spec, known.cluster, &mut judged);
@@ -105,7 +167,7 @@ fn judge(cluster: &str, object: &ScaledObject, known: Known<'_>) -> Judged {
     judge_rivals(cluster, object, known, &mut judged);
     judge_triggers(cluster, spec, known.cluster, &mut judged);
     if known.cluster.is_none() {
-        judged.warnings.push(Finding::new(
+        judged.warn(Finding::new(
             Rule::TargetMissing,
             "spec.scaleTargetRef.name",
             format!("there is no {KIND} {cluster:?} in this namespace; KEDA scales nothing until it exists"),
@@ -117,7 +179,7 @@ fn judge(cluster: &str, object: &ScaledObject, known: Known<'_>) -> Judged {
 fn judge_names(object: &ScaledObject, judged: &mut Judged) {
     let name = &object.name;
     if name.len() > MAX_LABEL {
-        judged.violations.push(Violation::new(
+        judged.wrong(Violation::new(
             Rule::ScalerNameTooLong,
             "metadata.name",
             format!(
@@ -127,14 +189,14 @@ fn judge_names(object: &ScaledObject, judged: &mut Judged) {
         ));
     } else if let Some(hpa) = &object.spec.hpa_name {
         if hpa.len() > MAX_LABEL {
-            judged.violations.push(Violation::new(
+            judged.wrong(Violation::new(
                 Rule::HpaNameTooLong,
                 "spec.advanced.horizontalPodAutoscalerConfig.name",
                 format!("{hpa:?} has {} characters; use at most {MAX_LABEL}", hpa.len()),
             ));
         }
     } else if kedas_name(name).len() > MAX_LABEL {
-        judged.violations.push(Violation::new(
+        judged.wrong(Violation::new(
             Rule::DefaultHpaNameTooLong,
             "metadata.name",
             format!(
@@ -152,12 +214,12 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
     let zero =
         "a VLLMCluster keeps at least 1 replica, and KEDA would try to scale it to 0 again at every poll";
     match spec.min {
-        None => judged.violations.push(Violation::new(
+        None => judged.wrong(Violation::new(
             Rule::ScalerMinimumAbsent,
             "spec.minReplicaCount",
             format!("is absent, which means 0 to KEDA: {zero}; use {lowest} or more"),
         )),
-        Some(min) if min < 1 => judged.violations.push(Violation::new(
+        Some(min) if min < 1 => judged.wrong(Violation::new(
             Rule::ScalerMinimumBelowOne,
             "spec.minReplicaCount",
             format!("{min} is below the minimum 1: {zero}; use {lowest} or more"),
@@ -165,7 +227,7 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
         Some(_) => {}
     }
     if let Some(idle) = spec.idle {
-        judged.violations.push(Violation::new(
+        judged.wrong(Violation::new(
             Rule::ScalerIdle,
             "spec.idleReplicaCount",
             format!(
@@ -181,7 +243,7 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
         Scaler { name: String::new(), min: spec.min, max: spec.max, paused: false, takes_over: None };
     let (lower, upper) = (scaler.lower(), scaler.upper());
     if lower > upper {
-        judged.violations.push(match spec.max {
+        judged.wrong(match spec.max {
             Some(max) if max < 1 => Violation::new(
                 Rule::ScalerMaximumBelowOne,
                 "spec.maxReplicaCount",
@@ -203,7 +265,7 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
     } else if let Some(Cluster { bounds, .. }) = cluster.filter(|cluster| cluster.bounds.consistent()) {
         let (lowest, highest) = (bounds.lower(), bounds.upper());
         match scaler.within(bounds) {
-            None => judged.violations.push(Violation::new(
+            None => judged.wrong(Violation::new(
                 Rule::ScalerOutsideBounds,
                 if upper < lowest { "spec.maxReplicaCount" } else { "spec.minReplicaCount" },
                 format!(
@@ -212,7 +274,7 @@ fn judge_range(name: &str, spec: &Spec, cluster: Option<Cluster>, judged: &mut J
                     upper.max(highest)
                 ),
             )),
-            Some((low, high)) if (low, high) != (lower, upper) => judged.warnings.push(Finding::new(
+            Some((low, high)) if (low, high) != (lower, upper) => judged.warn(Finding::new(
                 Rule::ScalerWider,
                 "spec.minReplicaCount",
                 format!(
@@ -234,15 +296,11 @@ fn judge_fallback(cluster: &str, spec: &Spec, bounds: Bounds, judged: &mut Judge
     if let Some(finding) =
         replicas.filter(|_| counts).and_then(|count| bounds.violation(cluster.into(), count))
     {
-        judged.violations.push(Violation::new(
-            Rule::FallbackOutsideBounds,
-            "spec.fallback.replicas",
-            finding.message,
-        ));
+        judged.wrong(Violation::new(Rule::FallbackOutsideBounds, "spec.fallback.replicas", finding.message));
     }
     let has_formula = spec.modifiers.as_ref().is_some_and(|modifiers| modifiers.formula.is_some());
     if behavior.as_deref() == Some("scalingModifiers") && !has_formula {
-        judged.violations.push(Violation::new(
+        judged.wrong(Violation::new(
             Rule::FallbackWithoutFormula,
             "spec.fallback.behavior",
             "scalingModifiers needs spec.advanced.scalingModifiers.formula; state the formula, or use another behavior such as static",
@@ -251,7 +309,7 @@ fn judge_fallback(cluster: &str, spec: &Spec, bounds: Bounds, judged: &mut Judge
     let only_resources =
         !spec.triggers.is_empty() && spec.triggers.iter().all(super::view::Trigger::is_resource);
     if spec.modifiers.is_none() && only_resources {
-        judged.violations.push(Violation::new(
+        judged.wrong(Violation::new(
             Rule::FallbackOfResources,
             "spec.fallback",
             "cpu and memory triggers have no fallback in KEDA, and there is no other trigger; add another trigger, or remove the fallback",
@@ -275,14 +333,14 @@ fn judge_pause(cluster: &str, object: &ScaledObject, bounds: Bounds, judged: &mu
             ),
         ),
     };
-    judged.violations.push(Violation::new(rule, format!("metadata.annotations[{PAUSED_REPLICAS}]"), message));
+    judged.wrong(Violation::new(rule, format!("metadata.annotations[{PAUSED_REPLICAS}]"), message));
 }
 
 fn judge_modifiers(spec: &Spec, judged: &mut Judged) {
     let Some(modifiers) = &spec.modifiers else { return };
     let mut wrong = |rule, field: &str, message: String| {
         let field = format!("spec.advanced.scalingModifiers.{field}");
-        judged.violations.push(Violation::new(rule, field, message));
+        judged.wrong(Violation::new(rule, field, message));
     };
     if modifiers.formula.is_none() {
         wrong(
@@ -312,7 +370,7 @@ fn judge_modifiers(spec: &Spec, judged: &mut Judged) {
 /// Whoever else decides on the same count.
 fn judge_rivals(cluster: &str, object: &ScaledObject, known: Known<'_>, judged: &mut Judged) {
     for Scaler { name: other, .. } in known.scalers {
-        judged.violations.push(Violation::new(
+        judged.wrong(Violation::new(
             Rule::SecondScaler,
             "spec.scaleTargetRef.name",
             format!(
@@ -328,7 +386,7 @@ fn judge_rivals(cluster: &str, object: &ScaledObject, known: Known<'_>, judged: 
             continue;
         }
         if *hpa == kedas_name(&object.name) {
-            judged.violations.push(Violation::new(
+            judged.wrong(Violation::new(
                 Rule::HpaWithoutOwner,
                 "spec.scaleTargetRef.name",
                 format!(
@@ -336,7 +394,7 @@ fn judge_rivals(cluster: &str, object: &ScaledObject, known: Known<'_>, judged: 
                 ),
             ));
         } else {
-            judged.violations.push(Violation::new(
+            judged.wrong(Violation::new(
                 Rule::ForeignHpa,
                 "spec.scaleTargetRef.name",
                 format!(

@@ -8,7 +8,8 @@
 //! reason at a time. Left to it, since this policy cannot know better:
 //! - whether a `scalingModifiers.formula` compiles and names existing triggers: it is a program in KEDA's own
 //!   expression language;
-//! - two ScaledObjects that claim one HPA name for different targets: only those of the same cluster are known here;
+//! - two ScaledObjects that claim one HPA name for different targets: the other one's target may be a Deployment, and
+//!   of ScaledObjects with such targets nothing is known here, so that half a check would promise a whole one;
 //! - its two warnings that `pollingInterval` and `cooldownPeriod` have no effect;
 //! - negative `fallback.failureThreshold` and unknown enum values, which KEDA's schema refuses before any webhook
 //!   that validates is called.

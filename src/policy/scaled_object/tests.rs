@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::names::TRANSFER_HPA;
-use crate::policy::Basis;
+use crate::policy::{Basis, Rule};
 
 mod keda;
 
@@ -371,4 +371,39 @@ fn nothing_is_said(#[case] new: Value, #[case] old: Option<Value>) {
     let write = Write { new: &new, old: old.as_ref(), known: Known { cluster: None, ..KNOWN } };
     assert_eq!(check(&write), crate::policy::Outcome::default());
     assert_eq!(default(&write), crate::policy::Outcome::default());
+}
+
+/// As many as an object has room for. What is wrong with the first hundred is told, and that there is more.
+#[test]
+fn a_hundred_findings_are_enough() {
+    let misspelt = |count: usize| with_triggers(&json!(vec![json!({"type": "promethes"}); count]));
+    let enormous = object(&misspelt(100_000));
+    let outcome = judge(&enormous, None, KNOWN);
+    let told: Vec<_> = outcome.warnings.iter().map(|warning| warning.rule).collect();
+    assert_eq!((outcome.refusals.len(), told), (100, vec![Rule::ScalerFindingsLeftOut]));
+    assert_eq!(judge(&object(&misspelt(100)), None, KNOWN).warnings, []);
+
+    // Not even that many older faults excuse a new one, nor do they refuse.
+    let mut triggers = vec![json!({"type": "promethes"}); 300];
+    let old = object(&with_triggers(&json!(triggers)));
+    triggers.remove(0);
+    let outcome = judge(&object(&with_triggers(&json!(triggers))), Some(&old), KNOWN);
+    assert_eq!((outcome.refusals.len(), outcome.warnings.len()), (0, 101));
+    triggers.push(json!({"type": "cpuu"}));
+    let outcome = judge(&object(&with_triggers(&json!(triggers))), Some(&old), KNOWN);
+    assert_eq!(outcome.refusals.len(), 1);
+
+    // Nor do that many warnings hide a refusal.
+    let mut triggers = vec![json!({"type": "of-another-release"}); 300];
+    triggers.push(json!({"type": "http"}));
+    let outcome = judge(&object(&with_triggers(&json!(triggers))), None, KNOWN);
+    assert_eq!((outcome.refusals.len(), outcome.warnings.len()), (1, 101));
+}
+
+#[test]
+fn all_triggers_are_rewritten_and_a_hundred_told() {
+    let older = json!({"type": "cpu", "metadata": {"type": "Utilization", "value": "80"}});
+    let new = object(&with_triggers(&json!(vec![older; 150])));
+    let outcome = default(&Write { new: &new, old: None, known: KNOWN });
+    assert_eq!((outcome.edits.len(), outcome.warnings.len()), (300, 100));
 }

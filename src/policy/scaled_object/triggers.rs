@@ -159,7 +159,7 @@ const METRICS_API: Metadata = Metadata {
 /// Judges all triggers, each by itself and against each other.
 pub(super) fn judge_triggers(cluster: &str, spec: &Spec, known: Option<Cluster>, judged: &mut Judged) {
     if spec.triggers.is_empty() {
-        judged.violations.push(Violation::new(
+        judged.wrong(Violation::new(
             Rule::NoTriggers,
             "spec.triggers",
             "there is none, and KEDA scales nothing; add one, such as a prometheus trigger on vllm:num_requests_waiting",
@@ -167,9 +167,13 @@ pub(super) fn judge_triggers(cluster: &str, spec: &Spec, known: Option<Cluster>,
     }
     let mut names = BTreeSet::new();
     for (index, trigger) in spec.triggers.iter().enumerate() {
+        if judged.has_enough() {
+            judged.leave_out();
+            break;
+        }
         judge_name(index, trigger, &mut names, judged);
         if trigger.use_cached_metrics && matches!(trigger.type_.as_str(), "cpu" | "memory" | "cron") {
-            judged.violations.push(Violation::of_trigger(
+            judged.wrong(Violation::of_trigger(
                 Rule::CachedMetrics,
                 index,
                 "useCachedMetrics",
@@ -196,7 +200,7 @@ pub(super) fn judge_triggers(cluster: &str, spec: &Spec, known: Option<Cluster>,
 fn judge_name<'a>(index: usize, trigger: &'a Trigger, seen: &mut BTreeSet<&'a str>, judged: &mut Judged) {
     let Some(name) = trigger.name.as_deref() else { return };
     if !seen.insert(name) {
-        judged.violations.push(Violation::of_trigger(
+        judged.wrong(Violation::of_trigger(
             Rule::TriggerNameTwice,
             index,
             "name",
@@ -212,14 +216,14 @@ fn judge_type(index: usize, type_: &str, judged: &mut Judged) {
     let lower = type_.to_lowercase();
     let meant = KNOWN.iter().find(|known| **known == lower || one_slip(known, &lower));
     if type_ == "http" {
-        judged.violations.push(Violation::of_trigger(
+        judged.wrong(Violation::of_trigger(
             Rule::HttpTrigger,
             index,
             "type",
             "KEDA has no trigger \"http\", and a ScaledObject with such a trigger scales nothing at all; use a prometheus trigger with a query on vllm:num_requests_waiting, the requests that wait for a server",
         ));
     } else if let Some(meant) = meant {
-        judged.violations.push(Violation::of_trigger(
+        judged.wrong(Violation::of_trigger(
             Rule::TriggerTypeMisspelt,
             index,
             "type",
@@ -228,7 +232,7 @@ fn judge_type(index: usize, type_: &str, judged: &mut Judged) {
             ),
         ));
     } else {
-        judged.warnings.push(Finding::new(
+        judged.warn(Finding::new(
             Rule::TriggerTypeUnknown,
             format!("spec.triggers[{index}].type"),
             format!(
@@ -253,13 +257,13 @@ fn judge_external(index: usize, trigger: &Trigger, read: &Metadata, composite: b
             None => None,
         };
         if let Some((rule, message)) = fault {
-            judged.violations.push(Violation::of_trigger(rule, index, format!("metadata.{name}"), message));
+            judged.wrong(Violation::of_trigger(rule, index, format!("metadata.{name}"), message));
         }
     }
     if let Some(metric_type) = trigger.metric_type.as_deref()
         && !matches!(metric_type, "AverageValue" | "Value")
     {
-        judged.violations.push(Violation::of_trigger(
+        judged.wrong(Violation::of_trigger(
             Rule::ExternalMetricType,
             index,
             "metricType",
@@ -273,7 +277,7 @@ fn judge_external(index: usize, trigger: &Trigger, read: &Metadata, composite: b
 
 fn judge_prometheus(index: usize, trigger: &Trigger, judged: &mut Judged) {
     if trigger.metadata.contains_key("metricName") {
-        judged.violations.push(Violation::of_trigger(
+        judged.wrong(Violation::of_trigger(
             Rule::PrometheusMetricName,
             index,
             "metadata.metricName",
@@ -282,7 +286,7 @@ fn judge_prometheus(index: usize, trigger: &Trigger, judged: &mut Judged) {
     }
     for complaint in trigger.value("query").map(metrics::complaints).unwrap_or_default() {
         let field = format!("spec.triggers[{index}].metadata.query");
-        judged.warnings.push(Finding::new(Rule::UnknownMetric, field, complaint));
+        judged.warn(Finding::new(Rule::UnknownMetric, field, complaint));
     }
 }
 
@@ -296,7 +300,7 @@ fn judge_resource(
 ) {
     let type_ = &trigger.type_;
     let mut wrong = |rule, field: &str, message: String| {
-        judged.violations.push(Violation::of_trigger(rule, index, field, message));
+        judged.wrong(Violation::of_trigger(rule, index, field, message));
     };
     let (older, current) = (trigger.value("type"), trigger.metric_type.as_deref());
     match (older, current) {

@@ -26,7 +26,8 @@ const NS: &str = "messages";
 const WARNED: &str = "messages-warned";
 
 /// Rules that say nothing to a user of a cluster, each with the reason.
-const SILENT: [(Rule, &str); 3] = [
+const SILENT: [(Rule, &str); 4] = [
+    (Rule::ScalerFindingsLeftOut, "it takes a hundred faults in one object"),
     (Rule::ScalerMinimumAbsent, "the mutating webhook fills the minimum in before it is judged"),
     (Rule::HpaMaximumBelowOne, "the API server refuses it before any webhook that validates"),
     (Rule::HpaMaximumBelowMinimum, "the API server refuses it before any webhook that validates"),
