@@ -127,7 +127,7 @@ impl Scaler {
 
     /// How its user gets it out of the way.
     pub fn how_to_pause(&self) -> String {
-        format!("pause it: kubectl annotate scaledobject {} {PAUSED}=true", self.name)
+        format!("pause it: kubectl annotate --overwrite scaledobject {} {PAUSED}=true", self.name)
     }
 }
 

@@ -145,9 +145,8 @@ fn still_outside(new: i32, holder: &Scaler) -> Finding {
 /// only one where those refuse the count too.
 fn outside_of_holder(new: i32, (lower, upper): (i32, i32), holder: &Scaler, out_of_bounds: bool) -> Finding {
     let (name, own) = (&holder.name, holder.range());
-    let ways = |field: &str| match out_of_bounds {
-        true => String::new(),
-        false => format!(", {field}, or {}", holder.how_to_pause()),
+    let ways = |field: &str| {
+        if out_of_bounds { String::new() } else { format!(", {field}, or {}", holder.how_to_pause()) }
     };
     let (rule, message) = if new > *own.end() {
         (
@@ -218,7 +217,9 @@ mod tests {
         let outcome = by_person(count(old, new, Some(&scaler)));
         assert!(outcome.message().contains(says), "{outcome:?}");
         assert!(
-            outcome.message().contains("kubectl annotate scaledobject queue autoscaling.keda.sh/paused=true")
+            outcome
+                .message()
+                .contains("kubectl annotate --overwrite scaledobject queue autoscaling.keda.sh/paused=true")
         );
         assert!(outcome.rests_on().eq([Basis::Scaler]));
     }
@@ -249,8 +250,8 @@ mod tests {
 
     #[rstest]
     #[case::within_the_holder(5, &[])]
-    #[case::below_the_holder(2, &["spec.replicas: 2 is below the 3 to 6 of ScaledObject \"queue\", which will decide again; to keep 2, pause it: kubectl annotate scaledobject queue autoscaling.keda.sh/paused=true"])]
-    #[case::above_the_holder(9, &["spec.replicas: 9 is above the 3 to 6 of ScaledObject \"queue\", which will decide again; to keep 9, pause it: kubectl annotate scaledobject queue autoscaling.keda.sh/paused=true"])]
+    #[case::below_the_holder(2, &["spec.replicas: 2 is below the 3 to 6 of ScaledObject \"queue\", which will decide again; to keep 2, pause it: kubectl annotate --overwrite scaledobject queue autoscaling.keda.sh/paused=true"])]
+    #[case::above_the_holder(9, &["spec.replicas: 9 is above the 3 to 6 of ScaledObject \"queue\", which will decide again; to keep 9, pause it: kubectl annotate --overwrite scaledobject queue autoscaling.keda.sh/paused=true"])]
     fn a_first_count_within_the_bounds_passes(#[case] new: i32, #[case] warns: &[&str]) {
         let scaler = scaler(false);
         let outcome = by_person(Count { old: None, ..count(5, new, Some(&scaler)) });
@@ -292,7 +293,7 @@ mod tests {
         let scaler = scaler(false);
         let outcome = by_person(count(9, 8, Some(&scaler)));
         assert!(outcome.allowed());
-        assert!(outcome.warnings[0].to_string().ends_with("8 is above the 3 to 6 of ScaledObject \"queue\", which will decide again; to keep 8, pause it: kubectl annotate scaledobject queue autoscaling.keda.sh/paused=true"), "{outcome:?}");
+        assert!(outcome.warnings[0].to_string().ends_with("8 is above the 3 to 6 of ScaledObject \"queue\", which will decide again; to keep 8, pause it: kubectl annotate --overwrite scaledobject queue autoscaling.keda.sh/paused=true"), "{outcome:?}");
     }
 
     #[test]
@@ -304,7 +305,7 @@ mod tests {
         let outcome = by_person(count(4, 5, Some(&scaler)));
         assert!(outcome.allowed());
         assert!(
-            outcome.warnings[0].to_string().contains("kubectl annotate scaledobject queue"),
+            outcome.warnings[0].to_string().contains("kubectl annotate --overwrite scaledobject queue"),
             "{outcome:?}"
         );
     }

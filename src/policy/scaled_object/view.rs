@@ -71,7 +71,9 @@ impl Target {
         let of_group = group == GROUP || !Clause::AttachedByGroup.in_force();
         let of_version =
             Clause::AttachedByAnyVersion.in_force() || api_version.as_deref() == Some(API_VERSION);
-        let of_kind = kind.as_deref() == Some(KIND) || !Clause::AttachedByKind.in_force();
+        // KEDA and the HPA controller find a kind by its lower-case form as well.
+        let of_kind = kind.as_deref().is_some_and(|kind| kind.eq_ignore_ascii_case(KIND))
+            || !Clause::AttachedByKind.in_force();
         (of_group && of_version && of_kind).then_some(name)
     }
 }
@@ -297,6 +299,7 @@ mod tests {
     #[case::other_group("distributed-inference.io/v1alpha1", "VLLMCluster", "a", None)]
     #[case::longer_group("training.distributed-inference.io.x/v1", "VLLMCluster", "a", None)]
     #[case::no_version("training.distributed-inference.io", "VLLMCluster", "a", None)]
+    #[case::lower_case("training.distributed-inference.io/v1alpha1", "vllmcluster", "a", Some("a"))]
     #[case::other_kind("training.distributed-inference.io/v1alpha1", "Deployment", "a", None)]
     #[case::no_name("training.distributed-inference.io/v1alpha1", "VLLMCluster", "", None)]
     fn targets(

@@ -81,7 +81,7 @@ pub fn cases() -> Vec<Case> {
             .expect_by(Verb::Apply, undecoded("autoscaling/v1, Kind=Scale")),
         // Against the ScaledObject.
         held_case("held-within", 5).expect(Expect::passes().warns(&[
-            "ScaledObject \"queue@\" holds the count of VLLMCluster \"a@\" and will decide again; to keep 5 replicas, pause it: kubectl annotate scaledobject queue@",
+            "ScaledObject \"queue@\" holds the count of VLLMCluster \"a@\" and will decide again; to keep 5 replicas, pause it: kubectl annotate --overwrite scaledobject queue@",
         ])),
         held_case("held-above", 9).mutating(&[
             "spec.replicas: 9 is above the maximum 6 (maxReplicaCount of ScaledObject \"queue@\", which holds the count); use 6 or fewer, raise maxReplicaCount, or pause it",
