@@ -172,11 +172,14 @@ fn older() -> Vec<Case> {
             .deleting()
             .unasked(Expect::refused(Decider::Schema, &["should be greater than or equal to 1"])),
         // Warned in place of refused; the schema refuses still.
-        held_case("warned", json!({"replicas": 9})).place(Place::Warned).expect(
-            Expect::passes().warns(&[
+        held_case("warned", json!({"replicas": 9}))
+            .place(Place::Warned)
+            .expect(Expect::passes().warns(&[
                 "spec.replicas: 9 is above the maximum 6 (maxReplicaCount of ScaledObject \"queue@\"",
-            ]),
-        ),
+            ]))
+            .expect_on_create(
+                Expect::passes().warns(&["spec.replicas: 9 is above the 3 to 6 of ScaledObject \"queue@\""]),
+            ),
         case("warned-but-schema", json!({"replicas": 11, "maxReplicas": 10}))
             .place(Place::Warned)
             .schema("11 is above maxReplicas 10"),
