@@ -16,7 +16,11 @@ pub async fn outside_of_a_range(plane: &Plane) -> anyhow::Result<()> {
     apply(plane, NS, &scaled_object(NS, "queue", "a", 1, 4)).await?;
     for (count, says) in [
         ("0", "spec.replicas: 0 is below the minimum 1: a VLLMCluster keeps at least 1 replica"),
-        ("11", "spec.replicas: 11 is above the maximum 10 (spec.maxReplicas of VLLMCluster \"a\")"),
+        // Of two maxima, the lower one is told.
+        (
+            "11",
+            "spec.replicas: 11 is above the maximum 4 (maxReplicaCount of ScaledObject \"queue\", which holds the count); use 4 or fewer",
+        ),
         (
             "5",
             "spec.replicas: 5 is above the maximum 4 (maxReplicaCount of ScaledObject \"queue\", which holds the count)",
@@ -33,7 +37,7 @@ pub async fn outside_of_a_range(plane: &Plane) -> anyhow::Result<()> {
     let manifest = cluster("a", "replicas: 11\nmaxReplicas: 10");
     let text = kubectl(plane, NS, "apply -f -").stdin(manifest).output().await?.refused()?;
     ensure!(
-        text.contains("spec.replicas: 11 is above the maximum 10") && text.contains("ScaledObject \"queue\""),
+        text.contains("spec.replicas: 11 is above the maximum 4 (maxReplicaCount of ScaledObject \"queue\""),
         "{text}"
     );
     let text =

@@ -97,7 +97,7 @@ pub async fn conflict_is_shown(plane: &Plane) -> anyhow::Result<()> {
         ];
         let cluster = until(plane, NS, "vllmcluster/a", &wanted).await?;
         let message = cluster["status"]["conditions"][3]["message"].as_str().unwrap_or_default();
-        ensure!(message.contains("leave 2 to 6 of them") == (holds == "True"), "{message}");
+        ensure!(message.contains("the count stays within 2 to 6") == (holds == "True"), "{message}");
     }
     Ok(())
 }
