@@ -43,6 +43,27 @@ pub(crate) fn review(line: usize) -> Value {
     serde_json::from_str(lines.lines().nth(line).unwrap()).unwrap()
 }
 
+/// A reference to a `VLLMCluster`.
+pub(crate) fn target(cluster: &str) -> Value {
+    json!({"apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": cluster})
+}
+
+/// The creation of a sound ScaledObject of this name, for this cluster.
+pub(crate) fn create_scaled_object(name: &str, cluster: &str) -> Value {
+    let mut review = review(recorded::CREATE_SCALED_OBJECT);
+    let request = &mut review["request"];
+    request["namespace"] = json!("t");
+    request["name"] = json!(name);
+    request["object"]["metadata"] = json!({"name": name, "namespace": "t"});
+    request["object"]["spec"] = json!({
+        "scaleTargetRef": target(cluster),
+        "minReplicaCount": 1,
+        "maxReplicaCount": 4,
+        "triggers": [{"type": "prometheus", "metadata": {"serverAddress": "http://p:9090", "query": "vector(1)", "threshold": "4"}}],
+    });
+    review
+}
+
 /// What becomes of a request to the scripted API server.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {

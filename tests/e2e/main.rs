@@ -29,8 +29,9 @@ use libtest_mimic::{Arguments, Trial};
 use suite::{Scenario, Suite};
 
 fn main() -> ExitCode {
-    let editor = manifests::edit_as_kubectls_editor().or_else(workflows::edit::edit_as_kubectls_editor);
-    if let Some(code) = editor {
+    let editors: &[suite::Editor] =
+        &[(manifests::EDITOR, manifests::edited), (workflows::edit::EDITOR, workflows::edit::edited)];
+    if let Some(code) = suite::edit_as_kubectls_editor(editors) {
         return code;
     }
     let mut arguments = Arguments::from_args();

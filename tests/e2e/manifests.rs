@@ -1,8 +1,6 @@
 //! Manifests that say little, and counts that leave them.
 
-use std::process::ExitCode;
-
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use serde_json::json;
 use testbed::plane::Plane;
 
@@ -10,7 +8,7 @@ use super::suite::{apply, cluster, forget, get, kubectl, namespace, replicas, un
 
 const NS: &str = "manifests";
 /// First argument with which this program is kubectl's editor: it takes the count out of the file.
-const EDITOR: &str = "take-out-replicas";
+pub const EDITOR: &str = "take-out-replicas";
 
 /// Nothing but a count, and nothing at all.
 pub async fn least_manifests(plane: &Plane) -> anyhow::Result<()> {
@@ -82,24 +80,8 @@ async fn still_seven(plane: &Plane, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Acts as kubectl's editor if the arguments say so.
-pub fn edit_as_kubectls_editor() -> Option<ExitCode> {
-    let mut args = std::env::args().skip(1);
-    if args.next()? != EDITOR {
-        return None;
-    }
-    let edit = || -> anyhow::Result<()> {
-        let file = args.next().context("kubectl names the file")?;
-        let text = std::fs::read_to_string(&file)?;
-        let kept: Vec<_> = text.lines().filter(|line| !line.starts_with("  replicas:")).collect();
-        std::fs::write(&file, kept.join("\n").replace("model: tiny", "model: edited") + "\n")?;
-        Ok(())
-    };
-    Some(match { edit }() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    })
+/// What the editor makes of a file: without its count, and of another model.
+pub fn edited(text: &str) -> String {
+    let kept: Vec<_> = text.lines().filter(|line| !line.starts_with("  replicas:")).collect();
+    kept.join("\n").replace("model: tiny", "model: edited") + "\n"
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,28 @@ pub type Run<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
 pub type Scenario = fn(&Plane) -> Run<'_>;
 /// A scenario that starts what it needs by itself.
 pub type Alone = fn() -> Run<'static>;
+
+/// The first argument with which this program is kubectl's editor, and what it makes of a file then.
+pub type Editor = (&'static str, fn(&str) -> String);
+
+/// Acts as kubectl's editor if the arguments say so.
+pub fn edit_as_kubectls_editor(editors: &[Editor]) -> Option<ExitCode> {
+    let mut args = std::env::args().skip(1);
+    let name = args.next()?;
+    let (_, edited) = editors.iter().find(|(editor, _)| *editor == name)?;
+    let edit = || -> anyhow::Result<()> {
+        let file = args.next().context("kubectl names the file")?;
+        std::fs::write(&file, edited(&std::fs::read_to_string(&file)?))?;
+        Ok(())
+    };
+    Some(match { edit }() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
 
 /// The shared plane, started by the first scenario that needs it.
 pub struct Suite {

@@ -6,7 +6,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::admit::Phase;
-use crate::admit::fixture::{Fixture, recorded, review};
+use crate::admit::fixture::{Fixture, create_scaled_object, recorded, review, target};
 use crate::policy::{Bounds, Scaler};
 use crate::world::{Attachment, Key};
 
@@ -16,18 +16,7 @@ const A_MOMENT_AGO: &str =
     "(it was let through a moment ago; if nothing came of it, try again in a few seconds)";
 
 fn scaled_object(name: &str) -> Value {
-    let mut review = review(recorded::CREATE_SCALED_OBJECT);
-    let request = &mut review["request"];
-    request["namespace"] = json!("t");
-    request["name"] = json!(name);
-    request["object"]["metadata"] = json!({"name": name, "namespace": "t"});
-    request["object"]["spec"] = json!({
-        "scaleTargetRef": target("a"),
-        "minReplicaCount": 1,
-        "maxReplicaCount": 4,
-        "triggers": [{"type": "prometheus", "metadata": {"serverAddress": "http://p:9090", "query": "vector(1)", "threshold": "4"}}],
-    });
-    review
+    create_scaled_object(name, "a")
 }
 
 fn hpa(name: &str) -> Value {
@@ -40,10 +29,6 @@ fn hpa(name: &str) -> Value {
     request["object"]["spec"]["minReplicas"] = json!(1);
     request["object"]["spec"]["maxReplicas"] = json!(4);
     review
-}
-
-fn target(cluster: &str) -> Value {
-    json!({"apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": cluster})
 }
 
 /// A write with these changes.

@@ -1,8 +1,6 @@
 //! A change to something that has been wrong for a while.
 
-use std::process::ExitCode;
-
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use serde_json::json;
 use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
@@ -12,7 +10,7 @@ use crate::suite::{PATIENCE, apply, cluster, forget, get, kubectl, namespace, un
 
 const NS: &str = "edit";
 /// First argument with which this program is kubectl's editor: it puts another image into the file.
-const EDITOR: &str = "put-in-another-image";
+pub const EDITOR: &str = "put-in-another-image";
 const MODE: &str = "training.distributed-inference.io/admission";
 
 /// `kubectl edit` of an image where older rules are broken: a range without a count in common, on both sides of it.
@@ -59,23 +57,7 @@ pub async fn image_on_an_older_violation(plane: &Plane) -> anyhow::Result<()> {
     forget(plane, NS).await
 }
 
-/// Acts as kubectl's editor if the arguments say so.
-pub fn edit_as_kubectls_editor() -> Option<ExitCode> {
-    let mut args = std::env::args().skip(1);
-    if args.next()? != EDITOR {
-        return None;
-    }
-    let edit = || -> anyhow::Result<()> {
-        let file = args.next().context("kubectl names the file")?;
-        let text = std::fs::read_to_string(&file)?;
-        std::fs::write(&file, text.replace("vllm-openai:v0.32.0", "vllm-openai:edited"))?;
-        Ok(())
-    };
-    Some(match { edit }() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    })
+/// What the editor makes of a file: of another image.
+pub fn edited(text: &str) -> String {
+    text.replace("vllm-openai:v0.32.0", "vllm-openai:edited")
 }

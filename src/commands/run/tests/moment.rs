@@ -1,28 +1,14 @@
 //! Reviews that are answered at the same moment.
 
 use futures::future::join_all;
-use serde_json::json;
 
 use super::*;
-use crate::admit::fixture::{Reply, recorded, review};
+use crate::admit::fixture::{Reply, create_scaled_object};
 use crate::policy::Bounds;
 
 /// Nothing is stored, whoever is let through: neither an index nor a live read tells of the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_scaled_objects_for_one_cluster_one_is_let_through() {
-    let create = |cluster: &str, name: &str| {
-        let mut review = review(recorded::CREATE_SCALED_OBJECT);
-        let request = &mut review["request"];
-        request["namespace"] = json!("t");
-        request["name"] = json!(name);
-        request["object"]["metadata"] = json!({"name": name, "namespace": "t"});
-        request["object"]["spec"] = json!({
-            "scaleTargetRef": {"apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": cluster},
-            "minReplicaCount": 1,
-            "triggers": [{"type": "prometheus", "metadata": {"serverAddress": "http://p:9090", "query": "vector(1)", "threshold": "4"}}],
-        });
-        review
-    };
     let mut fixture = Fixture::new::<String, Reply>([]);
     for round in 0..50 {
         fixture = fixture.knows(&format!("c{round}"), "1", Bounds::default());
@@ -30,7 +16,8 @@ async fn of_many_scaled_objects_for_one_cluster_one_is_let_through() {
     let routes = routes(fixture);
     for round in 0..50 {
         let answers = join_all((0..8).map(|number| {
-            let (routes, review) = (routes.clone(), create(&format!("c{round}"), &format!("s{number}")));
+            let (routes, review) =
+                (routes.clone(), create_scaled_object(&format!("s{number}"), &format!("c{round}")));
             tokio::spawn(async move { Answer::from_routes(&routes, VALIDATE_SCALED_OBJECT, &review).await })
         }));
         let answers: Vec<_> = answers.await.into_iter().map(Result::unwrap).collect();
