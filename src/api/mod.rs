@@ -7,5 +7,6 @@ pub mod cluster;
 pub mod count;
 pub mod crd;
 pub mod names;
+pub mod workload;
 
-pub use cluster::{VLLMCluster, VLLMClusterSpec, VLLMClusterStatus};
+pub use cluster::{AutoscalingStatus, VLLMCluster, VLLMClusterSpec, VLLMClusterStatus};

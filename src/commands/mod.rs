@@ -6,5 +6,4 @@
 pub mod crd;
 pub mod lint;
 pub mod manifest;
-pub mod rules;
 pub mod run;

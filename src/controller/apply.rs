@@ -5,7 +5,8 @@
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -16,6 +17,7 @@ use crate::objects::ValidatedCluster;
 
 use super::observe::{CALL_TIMEOUT, Observed};
 use super::plan::{Plan, Step};
+use super::pods::{Cause, Reason};
 use super::{CallError, Kind};
 
 /// What became of one object.
@@ -23,6 +25,8 @@ use super::{CallError, Kind};
 pub enum Outcome {
     /// It states all it should, with what is now live.
     Done(Value),
+    /// It is not asked for, and there is none.
+    Absent,
     /// It will be made once what bears its name is gone.
     Waiting,
     /// Somebody else has it: the sentence for the condition.
@@ -36,7 +40,7 @@ impl Outcome {
     pub fn failure(&self) -> Option<&CallError> {
         match self {
             Self::Failed(error) => Some(error),
-            Self::Done(_) | Self::Waiting | Self::Foreign(_) => None,
+            Self::Done(_) | Self::Absent | Self::Waiting | Self::Foreign(_) => None,
         }
     }
 }
@@ -48,33 +52,75 @@ pub struct Applied {
     pub outcomes: [Outcome; Kind::ALL.len()],
     /// Our StatefulSet as it was before it was written, or before that failed; `None` if it was not to be written.
     pub set_before: Option<Value>,
+    /// What keeps pods from serving, as it was seen before.
+    pub cause: Option<Cause>,
+}
+
+/// Why there is no cause to tell. It is no reason to reconcile anew: the next event of a pod is.
+fn unread(error: &CallError) -> Cause {
+    Cause { reason: Reason::Unknown, message: format!("the pods cannot be looked at: {error}") }
 }
 
 /// Carries out a plan.
 pub async fn apply(client: &Client, cluster: &ValidatedCluster, plan: Plan, observed: Observed) -> Applied {
+    let Observed { live, cause } = observed;
     let set = Kind::StatefulSet.index();
-    let set_before = match (&plan.steps[set], &observed.live[set]) {
+    let set_before = match (&plan.steps[set], &live[set]) {
         (Step::Apply(_), Ok(live)) => live.clone(),
         _ => None,
     };
-    let steps = Kind::ALL.into_iter().zip(plan.steps).zip(observed.live);
-    let mut outcomes = steps.map(|((kind, step), live)| async move {
-        match (step, live) {
-            (Step::Apply(desired), _) => match write(client, cluster, kind, &desired).await {
-                Ok(live) => Outcome::Done(live),
-                Err(error) => Outcome::Failed(error),
-            },
-            (_, Err(error)) => Outcome::Failed(error),
-            (Step::Keep, Ok(Some(live))) => Outcome::Done(live),
-            // Nothing is kept that does not exist, and nothing is unread that was read.
-            (Step::Keep | Step::Wait | Step::Unread, Ok(_)) => Outcome::Waiting,
-            (Step::Foreign(owner), Ok(_)) => Outcome::Foreign(owner),
-        }
+    let steps = Kind::ALL.into_iter().zip(plan.steps).zip(live);
+    // Boxed: each holds whole objects, of which there are four at once.
+    let mut outcomes = steps.map(|((kind, step), live)| {
+        Box::pin(async move {
+            match (step, live) {
+                (Step::Apply(desired), _) => match write(client, cluster, kind, &desired).await {
+                    Ok(live) => Outcome::Done(live),
+                    Err(error) => Outcome::Failed(error),
+                },
+                (Step::Remove(uid), _) => match remove(client, cluster, kind, uid).await {
+                    Ok(()) => Outcome::Absent,
+                    Err(error) => Outcome::Failed(error),
+                },
+                (_, Err(error)) => Outcome::Failed(error),
+                (Step::Absent, Ok(_)) => Outcome::Absent,
+                (Step::Keep, Ok(Some(live))) => Outcome::Done(live),
+                // Nothing is kept that does not exist, and nothing is unread that was read.
+                (Step::Keep | Step::Wait | Step::Unread, Ok(_)) => Outcome::Waiting,
+                (Step::Foreign(owner), Ok(_)) => Outcome::Foreign(owner),
+            }
+        })
     });
     let mut next = || outcomes.next().expect("there is a step for each kind");
-    let (first, second, third) = (next(), next(), next());
-    let (first, second, third) = tokio::join!(first, second, third);
-    Applied { outcomes: [first, second, third], set_before }
+    let (set, pods, service, budget) = (next(), next(), next(), next());
+    let (set, pods, service, budget) = tokio::join!(set, pods, service, budget);
+    Applied {
+        outcomes: [set, pods, service, budget],
+        set_before,
+        cause: cause.unwrap_or_else(|error| Some(unread(&error))),
+    }
+}
+
+/// Deletes what is no longer asked for, if it still is the very object that was seen.
+async fn remove(
+    client: &Client,
+    cluster: &ValidatedCluster,
+    kind: Kind,
+    uid: String,
+) -> Result<(), CallError> {
+    let what = || format!("deleting {kind} {}", cluster.name);
+    // Only a budget can be left out of a spec.
+    let api = Api::<PodDisruptionBudget>::namespaced(client.clone(), &cluster.namespace);
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    match timeout(CALL_TIMEOUT, api.delete(&cluster.name, &params)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(()),
+        Ok(Err(error)) => Err(CallError::Api(what(), error)),
+        Err(_elapsed) => Err(CallError::Timeout(what())),
+    }
 }
 
 async fn write(
@@ -98,6 +144,10 @@ async fn write(
                 let api = Api::<Service>::namespaced(client.clone(), &cluster.namespace);
                 serde_json::to_value(api.patch(name, &params, &patch).await?)
             }
+            Kind::Budget => {
+                let api = Api::<PodDisruptionBudget>::namespaced(client.clone(), &cluster.namespace);
+                serde_json::to_value(api.patch(name, &params, &patch).await?)
+            }
         })
     };
     match timeout(CALL_TIMEOUT, live).await {
@@ -114,6 +164,7 @@ fn typed(kind: Kind, desired: &Value) -> Value {
     let (api_version, kind) = match kind {
         Kind::StatefulSet => ("apps/v1", "StatefulSet"),
         Kind::HeadlessService | Kind::ClientService => ("v1", "Service"),
+        Kind::Budget => ("policy/v1", "PodDisruptionBudget"),
     };
     object["apiVersion"] = api_version.into();
     object["kind"] = kind.into();

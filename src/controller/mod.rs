@@ -10,6 +10,7 @@ mod apply;
 mod difference;
 mod observe;
 mod plan;
+mod pods;
 mod status;
 
 use std::collections::HashMap;
@@ -20,9 +21,10 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
@@ -31,17 +33,21 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::api::names::{KIND, LABEL_CLUSTER, LABEL_MANAGED_BY, OPERATOR};
-use crate::api::{VLLMCluster, VLLMClusterSpec, VLLMClusterStatus};
+use crate::api::names::{
+    APP, COMPONENT, KIND, LABEL_APP, LABEL_CLUSTER, LABEL_COMPONENT, LABEL_MANAGED_BY, OPERATOR,
+    SCALED_OBJECT_KIND,
+};
+use crate::api::{AutoscalingStatus, VLLMCluster, VLLMClusterSpec, VLLMClusterStatus};
 use crate::objects::{InvalidCluster, ValidatedCluster};
 use crate::pace::Steady;
 use crate::policy::cluster::Spec;
-use crate::policy::{self, Bounds};
-use crate::world::{Key, Leaving, Target, World};
+use crate::policy::{self, Bounds, Scaler};
+use crate::world::{ForeignHpa, Key, Leaving, Target, World};
 
 use apply::{Outcome, apply, write_status};
 use observe::{observe, read_status};
 use plan::plan;
+use status::Drivers;
 
 /// Reconciliations at once: one waits mostly for the API server.
 const CONCURRENCY: u16 = 8;
@@ -66,10 +72,11 @@ enum Kind {
     StatefulSet,
     HeadlessService,
     ClientService,
+    Budget,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::StatefulSet, Self::HeadlessService, Self::ClientService];
+    const ALL: [Self; 4] = [Self::StatefulSet, Self::HeadlessService, Self::ClientService, Self::Budget];
 
     /// Place in arrays that hold one entry for each kind.
     fn index(self) -> usize {
@@ -82,6 +89,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::StatefulSet => "StatefulSet",
             Self::HeadlessService | Self::ClientService => "Service",
+            Self::Budget => "PodDisruptionBudget",
         })
     }
 }
@@ -201,10 +209,17 @@ pub async fn run(
     });
     let ours = watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={OPERATOR}"));
     let clusters = Api::<DeserializeGuard<VLLMCluster>>::all(client.clone());
+    // A pod's condition may change where no count of the StatefulSet does. That it has is all that is watched.
+    let servers =
+        watcher::Config::default().labels(&format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}"));
     let context = Arc::new(Context { client: client.clone(), world, failures: Mutex::default() });
     Controller::new(clusters, watcher::Config::default())
         .watches(Api::<StatefulSet>::all(client.clone()), ours.clone(), |set| clusters_of(&set.metadata))
-        .watches(Api::<Service>::all(client), ours, |service| clusters_of(&service.metadata))
+        .watches(Api::<Service>::all(client.clone()), ours.clone(), |service| clusters_of(&service.metadata))
+        .watches(Api::<PodDisruptionBudget>::all(client.clone()), ours, |budget| {
+            clusters_of(&budget.metadata)
+        })
+        .watches(Api::<PartialObjectMeta<Pod>>::all(client), servers, |pod| clusters_of(&pod.metadata))
         .reconcile_on(changed)
         .trigger_backoff(Steady)
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -265,13 +280,18 @@ async fn reconcile_readable(
     let before = cluster.status.clone().unwrap_or_default();
     let (after, action) = match ValidatedCluster::try_from(cluster) {
         Ok(cluster) => {
-            let observed = observe(client, &cluster).await;
+            // Boxed, as the objects in them are large.
+            let observed = Box::pin(observe(client, &cluster)).await;
             let plan = plan(&cluster, &observed);
-            let applied = apply(client, &cluster, plan, observed).await;
-            let conflicts = conflicts(&context.world, &cluster);
-            (status::status(&cluster, &before, &applied, &conflicts, now), next(&applied.outcomes))
+            let applied = Box::pin(apply(client, &cluster, plan, observed)).await;
+            let drivers = drivers(&context.world, &cluster);
+            (status::status(&cluster, &before, &applied, &drivers, now), next(&applied.outcomes))
         }
-        Err(invalid @ (InvalidCluster::NameTooLong(_) | InvalidCluster::NoReplicas)) => {
+        Err(
+            invalid @ (InvalidCluster::NameTooLong(_)
+            | InvalidCluster::NoReplicas
+            | InvalidCluster::PodTemplate(_)),
+        ) => {
             let generation = cluster.metadata.generation.unwrap_or_default();
             let after =
                 status::unbuildable(&cluster.name_any(), generation, &before, &invalid.to_string(), now);
@@ -315,21 +335,51 @@ async fn report_unreadable(client: &Client, metadata: &ObjectMeta, why: &str) ->
     report(client, metadata, before.as_ref(), &after).await
 }
 
-/// What does not fit between the cluster and what drives it.
-fn conflicts(world: &World, cluster: &ValidatedCluster) -> Vec<String> {
+/// What drives the cluster's count, and what does not fit between the two.
+fn drivers(world: &World, cluster: &ValidatedCluster) -> Drivers {
     let VLLMClusterSpec { min_replicas, max_replicas, .. } = cluster.spec;
     let bounds = Bounds { min: min_replicas, max: max_replicas };
-    let Target { cluster: _, mut scalers, hpas, leaving } = world.target(&cluster.namespace, &cluster.name);
+    let target = world.target(&cluster.namespace, &cluster.name);
     // One that is being deleted counts until it is gone. KEDA puts the original count back meanwhile, by a read and a
     // conditional write; a status of ours between the two would lose that count for good.
-    let leaving = leaving.into_iter().map(|Leaving(scaler)| scaler);
+    let mut scalers = target.scalers.clone();
+    let leaving = target.leaving.iter().map(|Leaving(scaler)| scaler);
     scalers.extend(
-        leaving.filter(|going| scalers.iter().all(|scaler| scaler.name != going.name)).collect::<Vec<_>>(),
+        leaving.filter(|going| target.scalers.iter().all(|scaler| scaler.name != going.name)).cloned(),
     );
-    let hpas: Vec<_> = hpas.into_iter().map(|hpa| hpa.name).collect();
     let spec = Spec { replicas: Some(cluster.replicas), bounds };
-    let findings = policy::cluster::conflicts(&cluster.name, spec, &scalers, &hpas);
-    findings.iter().map(ToString::to_string).collect()
+    let hpas: Vec<_> = target.hpas.iter().map(|hpa| hpa.name.clone()).collect();
+    let conflicts = policy::cluster::conflicts(&cluster.name, spec, &scalers, &hpas);
+    Drivers {
+        conflicts: conflicts.iter().map(ToString::to_string).collect(),
+        autoscaling: in_charge(world, &cluster.namespace, &target, bounds),
+    }
+}
+
+/// The driver in charge: the ScaledObject that holds the count, else a paused one, else an HPA.
+fn in_charge(world: &World, namespace: &str, target: &Target, bounds: Bounds) -> Option<AutoscalingStatus> {
+    if let Some(scaler) = target.scaler() {
+        let (min, max) = scaler.within(bounds).unwrap_or((scaler.lower(), scaler.upper()));
+        let error = world.error::<Scaler>(namespace, &scaler.name);
+        return Some(AutoscalingStatus {
+            kind: SCALED_OBJECT_KIND.into(),
+            name: scaler.name.clone(),
+            min_replicas: min,
+            max_replicas: max,
+            paused: scaler.paused,
+            last_error: error.map(|error| shortened(error, MAX_TOLD)),
+        });
+    }
+    let hpa = target.hpas.first()?;
+    let error = world.error::<ForeignHpa>(namespace, &hpa.name);
+    Some(AutoscalingStatus {
+        kind: "HorizontalPodAutoscaler".into(),
+        name: hpa.name.clone(),
+        min_replicas: hpa.min.max(bounds.lower()),
+        max_replicas: hpa.max.min(bounds.upper()),
+        paused: false,
+        last_error: error.map(|error| shortened(error, MAX_TOLD)),
+    })
 }
 
 /// When to look again, from what became of the objects: the most urgent of them decides.

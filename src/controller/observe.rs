@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Event, Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::ListParams;
 use kube::core::DynamicObject;
 use kube::{Api, Client, CustomResourceExt as _, Resource};
 use serde::Serialize;
@@ -13,14 +15,19 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::api::names::{KIND, headless_service};
+use crate::api::names::{KIND, headless_service, selector};
 use crate::api::{VLLMCluster, VLLMClusterStatus};
 use crate::objects::ValidatedCluster;
+use crate::objects::pod::startup_seconds;
 
+use super::pods::{self, Cause};
 use super::{CallError, Kind};
 
 /// Longest wait for one answer. Reconciliation is tried again, so it need not outwait a slow API server.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Most pods that are looked at for a cause: the first that are not ready tell enough.
+const MOST_PODS: u32 = 500;
 
 /// What exists of a cluster's objects.
 #[derive(Debug)]
@@ -28,22 +35,74 @@ pub struct Observed {
     /// The live objects by [`Kind::index`], `None` for what does not exist. As JSON: they are compared by what is
     /// stated, not by type.
     pub live: [Result<Option<Value>, CallError>; Kind::ALL.len()],
+    /// What keeps pods from serving; `None` where all that are wanted do.
+    pub cause: Result<Option<Cause>, CallError>,
 }
 
 /// Reads what exists under the names of the cluster's objects, whoever it belongs to.
 pub async fn observe(client: &Client, cluster: &ValidatedCluster) -> Observed {
     let namespace = &cluster.namespace;
     let headless = headless_service(&cluster.name);
-    let (set, pods, service) = tokio::join!(
+    let (set, pods, service, budget) = tokio::join!(
         read::<StatefulSet>(client, namespace, &cluster.name),
         read::<Service>(client, namespace, &headless),
         read::<Service>(client, namespace, &cluster.name),
+        read::<PodDisruptionBudget>(client, namespace, &cluster.name),
     );
-    let mut live = [Ok(None), Ok(None), Ok(None)];
+    let mut live = Kind::ALL.map(|_| Ok(None));
     live[Kind::StatefulSet.index()] = set;
     live[Kind::HeadlessService.index()] = pods;
     live[Kind::ClientService.index()] = service;
-    Observed { live }
+    live[Kind::Budget.index()] = budget;
+    let cause = match &live[Kind::StatefulSet.index()] {
+        Ok(Some(set)) => cause(client, cluster, set).await,
+        _ => Ok(None),
+    };
+    Observed { live, cause }
+}
+
+/// Looks for the cause where the StatefulSet has fewer ready pods than it wants: pods that do not exist first.
+async fn cause(client: &Client, cluster: &ValidatedCluster, set: &Value) -> Result<Option<Cause>, CallError> {
+    let count = |pointer: &str| set.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
+    let wanted = count("/spec/replicas");
+    if count("/status/readyReplicas") >= wanted {
+        return Ok(None);
+    }
+    let seen = count("/status/observedGeneration") >= count("/metadata/generation");
+    if seen && count("/status/replicas") < wanted {
+        let uid = set["metadata"]["uid"].as_str().unwrap_or_default();
+        if let Some(event) = failed_creation(client, &cluster.namespace, uid).await? {
+            return Ok(Some(pods::not_created(&event)));
+        }
+    }
+    let pods = Api::<Pod>::namespaced(client.clone(), &cluster.namespace);
+    let params = ListParams::default().labels(&selector(&cluster.name)).limit(MOST_PODS);
+    let what = || format!("listing pods of {}", cluster.name);
+    let pods = bounded(what, pods.list(&params)).await?.items;
+    Ok(pods::cause(&pods, startup_seconds(&cluster.spec)))
+}
+
+/// The newest event in which the StatefulSet controller says that it could not create a pod.
+async fn failed_creation(client: &Client, namespace: &str, uid: &str) -> Result<Option<String>, CallError> {
+    let events = Api::<Event>::namespaced(client.clone(), namespace);
+    let params = ListParams::default()
+        .fields(&format!("involvedObject.uid={uid},reason=FailedCreate"))
+        .limit(MOST_PODS);
+    let events = bounded(|| "listing events".into(), events.list(&params)).await?.items;
+    let newest = events.into_iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+    Ok(newest.and_then(|event| event.message))
+}
+
+/// A call that takes [`CALL_TIMEOUT`] at most.
+async fn bounded<T>(
+    what: impl Fn() -> String,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, CallError> {
+    match timeout(CALL_TIMEOUT, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(CallError::Api(what(), error)),
+        Err(_elapsed) => Err(CallError::Timeout(what())),
+    }
 }
 
 async fn read<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<Value>, CallError>
@@ -53,10 +112,7 @@ where
 {
     let api = Api::<K>::namespaced(client.clone(), namespace);
     let what = || format!("reading {} {name}", K::kind(&()));
-    let object = timeout(CALL_TIMEOUT, api.get_opt(name))
-        .await
-        .map_err(|_elapsed| CallError::Timeout(what()))?
-        .map_err(|error| CallError::Api(what(), error))?;
+    let object = bounded(what, api.get_opt(name)).await?;
     // What was read from JSON has a JSON form.
     Ok(object.map(|object| serde_json::to_value(object).expect("an object has a JSON form")))
 }
@@ -69,9 +125,6 @@ pub async fn read_status(
 ) -> Result<Option<VLLMClusterStatus>, CallError> {
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &VLLMCluster::api_resource());
     let what = || format!("reading {KIND} {name}");
-    let object = timeout(CALL_TIMEOUT, api.get_opt(name))
-        .await
-        .map_err(|_elapsed| CallError::Timeout(what()))?
-        .map_err(|error| CallError::Api(what(), error))?;
+    let object = bounded(what, api.get_opt(name)).await?;
     Ok(object.and_then(|object| serde_json::from_value(object.data["status"].clone()).ok()))
 }

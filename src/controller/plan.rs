@@ -8,7 +8,7 @@
 use serde_json::Value;
 
 use crate::api::names::{GROUP, KIND, LABEL_CLUSTER, LABEL_MANAGED_BY, OPERATOR};
-use crate::objects::{ValidatedCluster, service, statefulset};
+use crate::objects::{ValidatedCluster, budget, service, statefulset};
 
 use super::Kind;
 use super::difference::{DIGEST, stamp, states_all};
@@ -25,6 +25,10 @@ pub enum Step {
     Wait,
     /// It is not ours: whose it is and what to do, for the condition.
     Foreign(String),
+    /// It is not asked for, and there is none of ours.
+    Absent,
+    /// It is not asked for any more: delete the one of this uid.
+    Remove(String),
     /// It could not be read. Written blindly, it might be somebody else's.
     Unread,
 }
@@ -39,26 +43,43 @@ pub struct Plan {
 /// What to write for a cluster.
 pub fn plan(cluster: &ValidatedCluster, observed: &Observed) -> Plan {
     Plan {
-        steps: Kind::ALL.map(|kind| {
-            let mut desired = desired(kind, cluster);
-            stamp(&mut desired);
-            match &observed.live[kind.index()] {
-                Ok(live) => step(kind, cluster, desired, live.as_ref()),
-                Err(_) => Step::Unread,
+        steps: Kind::ALL.map(|kind| match (desired(kind, cluster), &observed.live[kind.index()]) {
+            (_, Err(_)) => Step::Unread,
+            (Some(mut desired), Ok(live)) => {
+                stamp(&mut desired);
+                step(kind, cluster, desired, live.as_ref())
             }
+            (None, Ok(live)) => unwanted(cluster, live.as_ref()),
         }),
     }
 }
 
-/// The object of one kind, as it is applied but for the digest.
-fn desired(kind: Kind, cluster: &ValidatedCluster) -> Value {
+/// The object of one kind, as it is applied but for the digest; `None`: the cluster asks for none.
+fn desired(kind: Kind, cluster: &ValidatedCluster) -> Option<Value> {
     let json = match kind {
         Kind::StatefulSet => serde_json::to_value(statefulset::statefulset(cluster)),
         Kind::HeadlessService => serde_json::to_value(service::headless(cluster)),
         Kind::ClientService => serde_json::to_value(service::client(cluster)),
+        Kind::Budget => serde_json::to_value(budget::budget(cluster)?),
     };
     // The API's own types have string keys only.
-    json.expect("an object has a JSON form")
+    Some(json.expect("an object has a JSON form"))
+}
+
+/// What to do about an object that the cluster does not ask for.
+fn unwanted(cluster: &ValidatedCluster, live: Option<&Value>) -> Step {
+    let Some(metadata) = live.map(|live| &live["metadata"]) else { return Step::Absent };
+    let ours = controller_of(metadata).is_some_and(|owner| owner["uid"] == cluster.uid.as_str());
+    match metadata["uid"].as_str() {
+        Some(uid) if ours && metadata["deletionTimestamp"].is_null() => Step::Remove(uid.to_owned()),
+        _ => Step::Absent,
+    }
+}
+
+fn controller_of(metadata: &Value) -> Option<&Value> {
+    metadata["ownerReferences"]
+        .as_array()
+        .and_then(|owners| owners.iter().find(|owner| owner["controller"] == Value::Bool(true)))
 }
 
 fn step(kind: Kind, cluster: &ValidatedCluster, desired: Value, live: Option<&Value>) -> Step {
@@ -66,10 +87,7 @@ fn step(kind: Kind, cluster: &ValidatedCluster, desired: Value, live: Option<&Va
     let metadata = &live["metadata"];
     let name = metadata["name"].as_str().unwrap_or_default();
     let going = !metadata["deletionTimestamp"].is_null();
-    let owner = metadata["ownerReferences"]
-        .as_array()
-        .and_then(|owners| owners.iter().find(|owner| owner["controller"] == Value::Bool(true)));
-    match owner {
+    match controller_of(metadata) {
         Some(owner) if owner["uid"] == cluster.uid.as_str() => {
             if going {
                 Step::Wait
@@ -90,7 +108,7 @@ fn step(kind: Kind, cluster: &ValidatedCluster, desired: Value, live: Option<&Va
         // Deletion that left it behind, a restore without owner references, or a hand that took them away.
         None if bears_our_marks(cluster, metadata) => Step::Apply(desired),
         // The API server's own Service comes back whenever it is deleted.
-        None if kind != Kind::StatefulSet && name == "kubernetes" && cluster.namespace == "default" => {
+        None if kind == Kind::ClientService && name == "kubernetes" && cluster.namespace == "default" => {
             Step::Foreign(format!(
                 "{kind} {name:?} is the API server's own; create the VLLMCluster under another name"
             ))
@@ -120,17 +138,18 @@ mod tests {
 
     use super::super::CallError;
     use super::*;
-    use crate::objects::fixture::validated;
+    use crate::objects::fixture::{validated, with};
 
     fn nothing() -> Observed {
-        Observed { live: [Ok(None), Ok(None), Ok(None)] }
+        Observed { live: Kind::ALL.map(|_| Ok(None)), cause: Ok(None) }
     }
 
     /// What exists after the plan was carried out, with some of the API server's defaults.
     fn carried_out(cluster: &ValidatedCluster) -> Observed {
         let mut observed = nothing();
         for (kind, step) in Kind::ALL.into_iter().zip(plan(cluster, &nothing()).steps) {
-            let Step::Apply(mut live) = step else { panic!("{step:?}") };
+            let Step::Apply(mut live) = step else { continue };
+            live["metadata"]["uid"] = json!("u-2");
             live["metadata"]["resourceVersion"] = json!("7");
             live["metadata"]["labels"]["of-another"] = json!("label");
             if kind == Kind::StatefulSet {
@@ -140,7 +159,7 @@ mod tests {
                 pod["containers"][0]["ports"][0]["protocol"] = json!("TCP");
                 live["spec"]["updateStrategy"]["rollingUpdate"] = json!({"partition": 0});
                 live["status"] = json!({"replicas": 2});
-            } else {
+            } else if kind != Kind::Budget {
                 live["spec"]["sessionAffinity"] = json!("None");
                 live["spec"]["ports"][0]["protocol"] = json!("TCP");
             }
@@ -160,13 +179,17 @@ mod tests {
     #[test]
     fn nothing_there_applies_all_three() {
         let plan = plan(&validated(2), &nothing());
-        assert!(plan.steps.iter().all(|step| matches!(step, Step::Apply(_))), "{plan:?}");
+        assert!(plan.steps[..3].iter().all(|step| matches!(step, Step::Apply(_))), "{plan:?}");
+        assert_eq!(plan.steps[3], Step::Absent);
     }
 
     #[test]
     fn what_was_applied_is_kept() {
         let cluster = validated(2);
-        assert_eq!(plan(&cluster, &carried_out(&cluster)).steps, [Step::Keep, Step::Keep, Step::Keep]);
+        assert_eq!(
+            plan(&cluster, &carried_out(&cluster)).steps,
+            [Step::Keep, Step::Keep, Step::Keep, Step::Absent]
+        );
     }
 
     #[test]
@@ -184,7 +207,7 @@ mod tests {
             change(set(&mut observed));
             let steps = plan(&cluster, &observed).steps;
             assert!(matches!(steps[0], Step::Apply(_)), "{what}");
-            assert_eq!(steps[1..], [Step::Keep, Step::Keep], "{what}");
+            assert_eq!(steps[1..], [Step::Keep, Step::Keep, Step::Absent], "{what}");
         }
     }
 
@@ -206,17 +229,33 @@ mod tests {
         let cluster = validated(2);
         let mut observed = carried_out(&cluster);
         observed.live[0] = Err(CallError::Timeout("reading".into()));
-        assert_eq!(plan(&cluster, &observed).steps, [Step::Unread, Step::Keep, Step::Keep]);
+        assert_eq!(plan(&cluster, &observed).steps, [Step::Unread, Step::Keep, Step::Keep, Step::Absent]);
     }
 
     #[test]
     fn what_is_no_longer_stated_is_applied() {
-        let mut cluster = validated(2);
-        cluster.spec.resources = serde_json::from_value(json!({"limits": {"cpu": "2"}})).unwrap();
+        let cluster =
+            with(2, |spec| spec.resources = serde_json::from_value(json!({"limits": {"cpu": "2"}})).unwrap());
         let observed = carried_out(&cluster);
         assert_eq!(plan(&cluster, &observed).steps[0], Step::Keep);
-        cluster.spec.resources = None;
+        let cluster = validated(2);
         assert!(matches!(plan(&cluster, &observed).steps[0], Step::Apply(_)));
+    }
+
+    #[test]
+    fn a_budget_comes_and_goes_with_its_field() {
+        let at = Kind::Budget.index();
+        let with_budget = with(2, |spec| {
+            spec.disruption_budget = serde_json::from_value(json!({"minAvailable": 1})).unwrap();
+        });
+        assert!(matches!(plan(&with_budget, &nothing()).steps[at], Step::Apply(_)));
+        let mut observed = carried_out(&with_budget);
+        assert_eq!(plan(&with_budget, &observed).steps[at], Step::Keep);
+        let without = validated(2);
+        assert_eq!(plan(&without, &observed).steps[at], Step::Remove("u-2".into()));
+        // One of somebody else's stays.
+        live(&mut observed, Kind::Budget)["metadata"]["ownerReferences"] = Value::Null;
+        assert_eq!(plan(&without, &observed).steps[at], Step::Absent);
     }
 
     #[test]

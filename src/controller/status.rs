@@ -7,19 +7,30 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 
-use crate::api::VLLMClusterStatus;
 use crate::api::names::{
     CONDITION_READY, CONDITION_RECONCILING, CONDITION_SCALING_CONFLICT, CONDITION_STALLED, selector,
 };
-use crate::objects::{ValidatedCluster, statefulset};
+use crate::api::{AutoscalingStatus, VLLMClusterStatus};
+use crate::objects::ValidatedCluster;
+use crate::objects::arguments::port;
 
 use super::apply::{Applied, Outcome};
 use super::difference::states_all;
+use super::pods::Cause;
 use super::{Kind, shortened};
 
 /// Longest message of a condition, in characters. Kubernetes' convention allows 32,768; nobody reads as much, and
 /// a status too large for etcd would be no status.
 const MAX_MESSAGE: usize = 4096;
+
+/// What drives the count.
+#[derive(Clone, Debug, Default)]
+pub struct Drivers {
+    /// What does not fit between them and the cluster, in admission's own sentences.
+    pub conflicts: Vec<String>,
+    /// The one in charge.
+    pub autoscaling: Option<AutoscalingStatus>,
+}
 
 /// A condition before it is known when it turned.
 struct Verdict {
@@ -89,16 +100,15 @@ impl Known {
                 written: false,
             }),
             // What is not ours, or goes, says nothing of the current spec.
-            Outcome::Waiting | Outcome::Foreign(_) => None,
+            Outcome::Absent | Outcome::Waiting | Outcome::Foreign(_) => None,
         }
     }
 }
 
 /// The pod template that the cluster's spec asks for.
 fn template(cluster: &ValidatedCluster) -> Value {
-    let template = statefulset::statefulset(cluster).spec.map(|spec| spec.template);
     // The API's own types have string keys only.
-    serde_json::to_value(template).expect("a pod template has a JSON form")
+    serde_json::to_value(&cluster.template).expect("a pod template has a JSON form")
 }
 
 /// The status of a cluster after its objects were applied.
@@ -106,7 +116,7 @@ pub fn status(
     cluster: &ValidatedCluster,
     before: &VLLMClusterStatus,
     applied: &Applied,
-    conflicts: &[String],
+    drivers: &Drivers,
     now: Timestamp,
 ) -> VLLMClusterStatus {
     let set = Known::of(cluster, applied);
@@ -114,14 +124,19 @@ pub fn status(
         ready(cluster, set, before, applied),
         reconciling(cluster, set, applied),
         stalled(applied),
-        scaling_conflict(conflicts),
+        scaling_conflict(&drivers.conflicts),
     ];
     // Counts stay as last seen while the StatefulSet cannot be seen: an HPA divides by them.
-    let counts =
-        set.map_or((before.replicas, before.ready_replicas), |set| (set.counts.replicas, set.counts.ready));
+    let counts = set.map_or([before.replicas, before.ready_replicas, before.updated_replicas], |set| {
+        [set.counts.replicas, set.counts.ready, set.counts.updated]
+    });
+    let [replicas, ready_replicas, updated_replicas] = counts;
     VLLMClusterStatus {
-        replicas: counts.0,
-        ready_replicas: counts.1,
+        replicas,
+        ready_replicas,
+        updated_replicas,
+        endpoint: Some(format!("{}.{}.svc:{}", cluster.name, cluster.namespace, port(&cluster.spec))),
+        autoscaling: drivers.autoscaling.clone(),
         selector: selector(&cluster.name),
         stateful_set_name: set.map(|_| cluster.name.clone()).or_else(|| before.stateful_set_name.clone()),
         observed_generation: Some(cluster.generation),
@@ -161,6 +176,10 @@ pub fn patch(before: Option<&VLLMClusterStatus>, after: &VLLMClusterStatus) -> O
     let before = serde_json::to_value(before).expect("a status has a JSON form");
     let mut after = serde_json::to_value(after).expect("a status has a JSON form");
     if let Some(fields) = after.as_object_mut() {
+        // A merge patch removes what it states as null.
+        for gone in before.as_object().into_iter().flatten().map(|(name, _)| name) {
+            fields.entry(gone.clone()).or_insert(Value::Null);
+        }
         fields.retain(|name, value| before.get(name) != Some(value));
     }
     Some(json!({ "status": after }))
@@ -194,7 +213,10 @@ fn ready(
     let taken = written && counts.taken || was_ready && same_pods;
     let seen = format!("{} of {} replicas are ready; {needed} are needed", counts.ready, cluster.replicas);
     if counts.ready < needed {
-        verdict(false, "NotEnoughReplicas", seen)
+        match &applied.cause {
+            Some(Cause { reason, message }) => verdict(false, reason.as_str(), format!("{seen}; {message}")),
+            None => verdict(false, "NotEnoughReplicas", seen),
+        }
     } else if !taken {
         verdict(false, "SpecNotTaken", format!("{seen}, and the current spec has not reached the pods"))
     } else if counts.ready_and_updated() < needed {
@@ -213,6 +235,10 @@ fn reconciling(cluster: &ValidatedCluster, set: Option<Known>, applied: &Applied
     let stalled =
         !refused.is_empty() || applied.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Foreign(_)));
     let wanted = cluster.replicas;
+    let because = |seen: String| match &applied.cause {
+        Some(cause) => format!("{seen}; {}", cause.message),
+        None => seen,
+    };
     let (holds, reason, message) = match set.filter(|set| set.written).map(|set| set.counts) {
         _ if !failures.is_empty() => (true, "Retrying", failures.join("; ")),
         _ if waiting => (true, "Waiting", "an older object of the same name is still being deleted".into()),
@@ -221,13 +247,13 @@ fn reconciling(cluster: &ValidatedCluster, set: Option<Known>, applied: &Applied
             (true, "Progressing", "the StatefulSet controller has not seen the spec yet".into())
         }
         Some(set) if set.replicas != wanted => {
-            (true, "Scaling", format!("{} pods exist, {wanted} are wanted", set.replicas))
+            (true, "Scaling", because(format!("{} pods exist, {wanted} are wanted", set.replicas)))
         }
         Some(set) if !set.rolled || set.updated != wanted => {
-            (true, "RollingOut", format!("{} of {wanted} pods run the current spec", set.updated))
+            (true, "RollingOut", because(format!("{} of {wanted} pods run the current spec", set.updated)))
         }
         Some(set) if set.ready != wanted => {
-            (true, "Starting", format!("{} of {wanted} pods are ready", set.ready))
+            (true, "Starting", because(format!("{} of {wanted} pods are ready", set.ready)))
         }
         Some(_) if stalled => (false, "Stalled", "see the condition Stalled".into()),
         Some(_) => (false, "UpToDate", format!("{wanted} pods run the current spec and are ready")),
@@ -242,7 +268,7 @@ fn stalled(applied: &Applied) -> Verdict {
         .filter_map(|outcome| match outcome {
             Outcome::Foreign(sentence) => Some(("NameTaken", sentence.clone())),
             Outcome::Failed(error) if error.is_final() => Some(("Refused", error.to_string())),
-            Outcome::Done(_) | Outcome::Waiting | Outcome::Failed(_) => None,
+            Outcome::Done(_) | Outcome::Absent | Outcome::Waiting | Outcome::Failed(_) => None,
         })
         .collect();
     let messages: Vec<_> = problems.iter().map(|(_, message)| message.as_str()).collect();

@@ -114,8 +114,13 @@ async fn the_first_reconciliation_makes_all_and_the_second_nothing() {
     let observed = observe(&server.client(), &validated).await;
     let plan = plan(&validated, &observed);
     let applied = apply(&server.client(), &validated, plan, observed).await;
-    cluster.status =
-        Some(status::status(&validated, &crate::api::VLLMClusterStatus::default(), &applied, &[], now()));
+    cluster.status = Some(status::status(
+        &validated,
+        &crate::api::VLLMClusterStatus::default(),
+        &applied,
+        &Drivers::default(),
+        now(),
+    ));
     assert_eq!(server.writes(), Vec::<String>::new());
     reconcile_readable(&server.context(), &cluster, now()).await.unwrap();
     assert_eq!(server.writes(), Vec::<String>::new());

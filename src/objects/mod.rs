@@ -3,11 +3,16 @@
 //! Architecture invariant: no client and no look at what exists. The constructors take a [`ValidatedCluster`], so
 //! that an object which cannot be built never reaches them.
 
+pub mod arguments;
+pub mod budget;
+mod overlay;
+pub mod pod;
 pub mod service;
 pub mod statefulset;
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::api::names::{
@@ -31,6 +36,8 @@ pub struct ValidatedCluster {
     pub replicas: i32,
     /// All else that it states.
     pub spec: VLLMClusterSpec,
+    /// Its pods, with the spec's own template laid over the operator's.
+    pub template: PodTemplateSpec,
 }
 
 /// Why no objects can be built.
@@ -48,6 +55,9 @@ pub enum InvalidCluster {
     /// Slipped past webhook and schema.
     #[error("spec.replicas is missing: state a number of 1 or more")]
     NoReplicas,
+    /// Slipped past webhook and schema.
+    #[error("spec.podTemplate is no pod template: {0}; correct the field that this names")]
+    PodTemplate(String),
 }
 
 impl TryFrom<&VLLMCluster> for ValidatedCluster {
@@ -59,38 +69,44 @@ impl TryFrom<&VLLMCluster> for ValidatedCluster {
         if name.len() > MAX_NAME {
             return Err(InvalidCluster::NameTooLong(name.len()));
         }
+        let template = pod::template(labels(&name), spec)
+            .map_err(|error| InvalidCluster::PodTemplate(error.to_string()))?;
         Ok(Self {
             namespace: metadata.namespace.clone().ok_or(InvalidCluster::Incomplete("namespace"))?,
             uid: metadata.uid.clone().ok_or(InvalidCluster::Incomplete("uid"))?,
             generation: metadata.generation.unwrap_or_default(),
             replicas: spec.replicas.ok_or(InvalidCluster::NoReplicas)?,
             spec: spec.clone(),
+            template,
             name,
         })
     }
 }
 
+/// The labels that select the servers of a cluster, and nothing else in the namespace.
+fn selector(cluster: &str) -> BTreeMap<String, String> {
+    [(LABEL_APP, APP), (LABEL_CLUSTER, cluster), (LABEL_COMPONENT, COMPONENT)]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// The selector labels and the recommended ones.
+fn labels(cluster: &str) -> BTreeMap<String, String> {
+    let recommended = [
+        ("app.kubernetes.io/name", "vllm"),
+        ("app.kubernetes.io/instance", cluster),
+        ("app.kubernetes.io/component", COMPONENT),
+        (LABEL_MANAGED_BY, OPERATOR),
+    ];
+    let mut labels = selector(cluster);
+    labels.extend(recommended.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    labels
+}
+
 impl ValidatedCluster {
     /// The labels that select the servers, and nothing else in the namespace.
     pub fn selector(&self) -> BTreeMap<String, String> {
-        [(LABEL_APP, APP), (LABEL_CLUSTER, &self.name), (LABEL_COMPONENT, COMPONENT)]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into()
-    }
-
-    /// The selector labels and the recommended ones.
-    pub fn labels(&self) -> BTreeMap<String, String> {
-        let mut labels = self.selector();
-        labels.extend(
-            [
-                ("app.kubernetes.io/name", "vllm"),
-                ("app.kubernetes.io/instance", &self.name),
-                ("app.kubernetes.io/component", COMPONENT),
-                (LABEL_MANAGED_BY, OPERATOR),
-            ]
-            .map(|(key, value)| (key.to_owned(), value.to_owned())),
-        );
-        labels
+        selector(&self.name)
     }
 
     /// Metadata of an owned object: it goes with the cluster by garbage collection.
@@ -98,7 +114,7 @@ impl ValidatedCluster {
         ObjectMeta {
             name: Some(name),
             namespace: Some(self.namespace.clone()),
-            labels: Some(self.labels()),
+            labels: Some(labels(&self.name)),
             owner_references: Some(vec![OwnerReference {
                 api_version: API_VERSION.into(),
                 kind: KIND.into(),
@@ -135,7 +151,14 @@ pub(crate) mod fixture {
     }
 
     pub(crate) fn validated(replicas: i32) -> ValidatedCluster {
-        ValidatedCluster::try_from(&cluster(replicas)).unwrap()
+        with(replicas, |_| {})
+    }
+
+    /// As [`validated`], with a changed spec.
+    pub(crate) fn with(replicas: i32, change: impl FnOnce(&mut VLLMClusterSpec)) -> ValidatedCluster {
+        let mut cluster = cluster(replicas);
+        change(&mut cluster.spec);
+        ValidatedCluster::try_from(&cluster).unwrap()
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::api::names::{PORT, PORT_NAME, headless_service};
+use crate::api::names::{PORT_NAME, headless_service};
 
 use super::ValidatedCluster;
+use super::arguments::port;
 
 /// The Service for clients, of the cluster's own name.
 pub fn client(cluster: &ValidatedCluster) -> Service {
@@ -26,7 +27,7 @@ fn service(cluster: &ValidatedCluster, name: String, cluster_ip: Option<String>)
             selector: Some(cluster.selector()),
             ports: Some(vec![ServicePort {
                 name: Some(PORT_NAME.into()),
-                port: PORT,
+                port: port(&cluster.spec),
                 target_port: Some(IntOrString::String(PORT_NAME.into())),
                 ..ServicePort::default()
             }]),

@@ -42,6 +42,10 @@ pub struct Cluster {
 pub struct ForeignHpa {
     /// The HPA's name.
     pub name: String,
+    /// `spec.minReplicas`; absent, the API server takes 1.
+    pub min: i32,
+    /// `spec.maxReplicas`.
+    pub max: i32,
 }
 
 /// What is known of one scale target.
@@ -114,7 +118,7 @@ impl<D> Attachment<D> {
 }
 
 /// One kind of driver: where a target keeps it.
-pub trait Attached: Sized + Clone + Send + Sync + 'static {
+pub trait Attached: Sized + Clone + PartialEq + Send + Sync + 'static {
     /// Its name.
     fn name(&self) -> &str;
     /// Where a target keeps those of its kind.
@@ -123,6 +127,8 @@ pub trait Attached: Sized + Clone + Send + Sync + 'static {
     fn index(index: &mut Index) -> &mut HashMap<Key, String>;
     /// Takes in that there is one by this name, where it claims the cluster.
     fn told(claimed: &mut Claimed, name: &str);
+    /// What those of its kind say is wrong with them.
+    fn errors(index: &mut Index) -> &mut HashMap<Key, String>;
 }
 
 impl Attached for Scaler {
@@ -137,6 +143,9 @@ impl Attached for Scaler {
     }
     fn told(claimed: &mut Claimed, name: &str) {
         claimed.scaler_told(name);
+    }
+    fn errors(index: &mut Index) -> &mut HashMap<Key, String> {
+        &mut index.scaler_errors
     }
 }
 
@@ -153,6 +162,9 @@ impl Attached for Leaving {
     fn told(claimed: &mut Claimed, name: &str) {
         claimed.scaler_told(name);
     }
+    fn errors(index: &mut Index) -> &mut HashMap<Key, String> {
+        &mut index.scaler_errors
+    }
 }
 
 impl Attached for ForeignHpa {
@@ -168,6 +180,9 @@ impl Attached for ForeignHpa {
     fn told(claimed: &mut Claimed, name: &str) {
         claimed.hpa_told(name);
     }
+    fn errors(index: &mut Index) -> &mut HashMap<Key, String> {
+        &mut index.hpa_errors
+    }
 }
 
 /// What the lock guards.
@@ -177,6 +192,8 @@ pub struct Index {
     scalers: HashMap<Key, String>,
     hpas: HashMap<Key, String>,
     leaving: HashMap<Key, String>,
+    scaler_errors: HashMap<Key, String>,
+    hpa_errors: HashMap<Key, String>,
     /// Modes of the namespaces whose label names one.
     modes: HashMap<String, Mode>,
 }
@@ -237,6 +254,9 @@ impl World {
     /// Takes in a driver, new or changed; `None` if it is attached to no cluster.
     pub fn put<D: Attached>(&self, key: &Key, attachment: Option<Attachment<D>>) {
         let mut index = self.write();
+        if attachment.as_ref().is_some_and(|attachment| index.knows(key, attachment)) {
+            return;
+        }
         let left = index.detach::<D>(key);
         let joined = attachment.map(|attachment| index.attach(key, attachment));
         drop(index);
@@ -277,6 +297,34 @@ impl World {
         self.claims().claim(target, driver, now, judged_beside)
     }
 
+    /// What a driver says is wrong with it.
+    pub fn error<D: Attached>(&self, namespace: &str, name: &str) -> Option<String> {
+        D::errors(&mut self.write()).get(&KeyRef { namespace, name }).cloned()
+    }
+
+    /// Takes in what a driver says is wrong with it; `None`: nothing.
+    pub fn put_error<D: Attached>(&self, key: &Key, error: Option<String>) {
+        let mut index = self.write();
+        let errors = D::errors(&mut index);
+        if errors.get(key) == error.as_ref() {
+            return;
+        }
+        match error {
+            Some(error) => errors.insert(key.clone(), error),
+            None => errors.remove(key),
+        };
+        let cluster = D::index(&mut index).get(key).map(|cluster| Key::new(&key.namespace, cluster));
+        drop(index);
+        self.tell(cluster);
+    }
+
+    /// Takes in what all drivers of a fresh list say is wrong with them.
+    pub fn replace_errors<D: Attached>(&self, errors: Vec<(Key, Option<String>)>) {
+        let errors = errors.into_iter().filter_map(|(key, error)| Some((key, error?))).collect();
+        // Whoever is concerned is told by `replace`, which comes next.
+        *D::errors(&mut self.write()) = errors;
+    }
+
     /// The mode that a namespace's label names.
     pub fn mode(&self, namespace: &str) -> Option<Mode> {
         self.read().modes.get(namespace).copied()
@@ -312,6 +360,16 @@ impl World {
 }
 
 impl Index {
+    /// Whether a driver is known to be just this, and attached to the same cluster.
+    fn knows<D: Attached>(&mut self, key: &Key, Attachment { cluster, driver }: &Attachment<D>) -> bool {
+        let (namespace, name) = (key.namespace.as_str(), cluster.as_str());
+        D::index(self).get(key) == Some(cluster)
+            && self
+                .targets
+                .get_mut(&KeyRef { namespace, name })
+                .is_some_and(|target| D::of(target).contains(driver))
+    }
+
     /// The cluster that the driver is attached to now.
     fn attach<D: Attached>(&mut self, key: &Key, Attachment { cluster, driver }: Attachment<D>) -> Key {
         let target = Key::new(&key.namespace, &cluster);
@@ -413,10 +471,11 @@ mod tests {
     #[test]
     fn drivers_of_one_kind_leave_the_other_alone() {
         let world = World::default();
-        let hpa = || Attachment { cluster: "a".into(), driver: ForeignHpa { name: "h".into() } };
+        let hpa =
+            || Attachment { cluster: "a".into(), driver: ForeignHpa { name: "h".into(), min: 1, max: 5 } };
         world.put(&Key::new("n", "s"), Some(attachment("a", "s", false)));
         world.put(&Key::new("n", "h"), Some(hpa()));
-        assert_eq!(world.target("n", "a").hpas, [ForeignHpa { name: "h".into() }]);
+        assert_eq!(world.target("n", "a").hpas, [ForeignHpa { name: "h".into(), min: 1, max: 5 }]);
         world.replace::<Scaler>(Vec::new());
         assert_eq!(world.target("n", "a").hpas.len(), 1);
         world.replace(vec![(Key::new("n", "h"), hpa())]);
@@ -438,5 +497,17 @@ mod tests {
         assert_eq!(told(), Vec::<String>::new());
         world.replace(vec![(Key::new("n", "t"), attachment("c", "t", false))]);
         assert_eq!(told(), ["b", "c"]);
+        // The same again is no news, and what is wrong with it is.
+        world.put(&Key::new("n", "t"), Some(attachment("c", "t", false)));
+        assert_eq!(told(), Vec::<String>::new());
+        world.put_error::<Scaler>(&Key::new("n", "t"), Some("no Prometheus".into()));
+        assert_eq!(
+            (told(), world.error::<Scaler>("n", "t")),
+            (vec!["c".into()], Some("no Prometheus".into()))
+        );
+        world.put_error::<Scaler>(&Key::new("n", "t"), Some("no Prometheus".into()));
+        assert_eq!(told(), Vec::<String>::new());
+        world.put_error::<Scaler>(&Key::new("n", "t"), None);
+        assert_eq!((told(), world.error::<Scaler>("n", "t")), (vec!["c".into()], None));
     }
 }

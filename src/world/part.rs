@@ -129,9 +129,15 @@ pub struct ScaledObjectPart {
     /// Name, namespace, annotations.
     pub metadata: ObjectMeta,
     spec: Option<ScaledObjectSpecPart>,
+    status: Option<StatusPart>,
 }
 
 impl ScaledObjectPart {
+    /// What KEDA says is wrong with it.
+    pub fn error(&self) -> Option<String> {
+        failing(self.status.as_ref(), &["Ready"])
+    }
+
     /// The attachment; `None` if its target is no `VLLMCluster`, or if it is being deleted.
     pub fn attachment(&self) -> Option<Attachment<Scaler>> {
         let deleting = self.metadata.deletion_timestamp.is_some() && Clause::AttachedWhileKept.in_force();
@@ -178,9 +184,15 @@ pub struct HpaPart {
     /// Name, namespace, owners.
     pub metadata: ObjectMeta,
     spec: Option<HpaSpecPart>,
+    status: Option<StatusPart>,
 }
 
 impl HpaPart {
+    /// What the HPA controller says is wrong with it.
+    pub fn error(&self) -> Option<String> {
+        failing(self.status.as_ref(), &["AbleToScale", "ScalingActive"])
+    }
+
     /// What the policy judges; `None` if its target is no `VLLMCluster`.
     pub fn view(&self) -> Option<Hpa> {
         let spec = self.spec.as_ref()?;
@@ -218,9 +230,33 @@ impl HpaPart {
             return None;
         }
         let excused = |hpa: &Hpa| hpa.beside && Clause::Ownership.in_force();
-        let Hpa { name, cluster, .. } = self.view().filter(|hpa| !excused(hpa))?;
-        Some(Attachment { cluster, driver: ForeignHpa { name } })
+        let Hpa { name, cluster, min, max, .. } = self.view().filter(|hpa| !excused(hpa))?;
+        Some(Attachment { cluster, driver: ForeignHpa { name, min, max } })
     }
+}
+
+/// A condition in a status, as KEDA and the HPA controller write it.
+#[derive(Clone, Debug, Default, Deserialize)]
+struct ConditionPart {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    status: Option<String>,
+    message: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct StatusPart {
+    conditions: Option<Vec<ConditionPart>>,
+}
+
+/// The message of the first of these conditions that is false.
+fn failing(status: Option<&StatusPart>, kinds: &[&str]) -> Option<String> {
+    let conditions = status?.conditions.as_ref()?;
+    let failing = conditions.iter().find(|condition| {
+        condition.status.as_deref() == Some("False")
+            && condition.kind.as_deref().is_some_and(|kind| kinds.contains(&kind))
+    })?;
+    failing.message.clone()
 }
 
 /// Whether KEDA leaves the count alone, by its own rules: `paused-replicas` present, or `paused` present and not

@@ -80,15 +80,27 @@ impl Sink<ClusterPart> for Clusters {
     }
 }
 
+/// What is known of a driver, and what it says is wrong with it.
+type Told<F> = (F, Option<String>);
+
+/// The facts of a fresh list, and beside them what the drivers say is wrong with them.
+fn apart<F>(facts: Vec<(Key, Told<F>)>) -> (Vec<(Key, F)>, Vec<(Key, Option<String>)>) {
+    facts.into_iter().map(|(key, (fact, error))| ((key.clone(), fact), (key, error))).unzip()
+}
+
 impl Sink<HpaPart> for Hpas {
-    type Fact = Attachment<ForeignHpa>;
+    type Fact = Told<Attachment<ForeignHpa>>;
     fn fact(&self, object: &HpaPart) -> Option<Self::Fact> {
-        object.attachment()
+        Some((object.attachment()?, object.error()))
     }
     fn put(&self, key: Key, fact: Option<Self::Fact>) {
-        self.0.put(&key, fact);
+        let (attachment, error) = fact.unzip();
+        self.0.put(&key, attachment);
+        self.0.put_error::<ForeignHpa>(&key, error.flatten());
     }
     fn replace(&self, facts: Vec<(Key, Self::Fact)>) {
+        let (facts, errors) = apart(facts);
+        self.0.replace_errors::<ForeignHpa>(errors);
         self.0.replace(facts);
     }
     fn synced(&self, synced: &mut Synced) {
@@ -103,22 +115,26 @@ enum Standing {
 }
 
 impl Sink<ScaledObjectPart> for Scalers {
-    type Fact = Standing;
-    fn fact(&self, object: &ScaledObjectPart) -> Option<Standing> {
+    type Fact = Told<Standing>;
+    fn fact(&self, object: &ScaledObjectPart) -> Option<Self::Fact> {
         let attached = object.attachment().map(Standing::Attached);
-        attached.or_else(|| object.leaving().map(Standing::Leaving))
+        let standing = attached.or_else(|| object.leaving().map(Standing::Leaving))?;
+        Some((standing, object.error()))
     }
     // Known as leaving before it is no driver any more: whoever looks in between sees it at least once.
-    fn put(&self, key: Key, fact: Option<Standing>) {
-        let (attached, leaving) = match fact {
+    fn put(&self, key: Key, fact: Option<Self::Fact>) {
+        let (standing, error) = fact.unzip();
+        let (attached, leaving) = match standing {
             Some(Standing::Attached(attached)) => (Some(attached), None),
             Some(Standing::Leaving(leaving)) => (None, Some(leaving)),
             None => (None, None),
         };
         self.0.put(&key, leaving);
         self.0.put(&key, attached);
+        self.0.put_error::<Scaler>(&key, error.flatten());
     }
-    fn replace(&self, facts: Vec<(Key, Standing)>) {
+    fn replace(&self, facts: Vec<(Key, Self::Fact)>) {
+        let (facts, errors) = apart(facts);
         let (mut attached, mut leaving) = (Vec::new(), Vec::new());
         for (key, fact) in facts {
             match fact {
@@ -126,6 +142,7 @@ impl Sink<ScaledObjectPart> for Scalers {
                 Standing::Leaving(fact) => leaving.push((key, fact)),
             }
         }
+        self.0.replace_errors::<Scaler>(errors);
         self.0.replace(leaving);
         self.0.replace(attached);
     }

@@ -22,7 +22,11 @@ fn set(generation: i64, observed: i64, replicas: i32, ready: i32, updated: i32, 
 }
 
 fn applied(set: Outcome) -> Applied {
-    Applied { outcomes: [set, Outcome::Done(json!({})), Outcome::Done(json!({}))], set_before: None }
+    Applied {
+        outcomes: [set, Outcome::Done(json!({})), Outcome::Done(json!({})), Outcome::Absent],
+        set_before: None,
+        cause: None,
+    }
 }
 
 /// As [`applied`], where the StatefulSet was to be written over `before`.
@@ -69,7 +73,8 @@ fn refused(code: u16) -> CallError {
 #[case::refused_for_good(Outcome::Failed(refused(422)), [false, false, true])]
 #[case::refused_for_now(Outcome::Failed(refused(500)), [false, true, false])]
 fn conditions_of(#[case] set: Outcome, #[case] expected: [bool; 3]) {
-    let status = status(&validated(3), &VLLMClusterStatus::default(), &applied(set), &[], at(0));
+    let status =
+        status(&validated(3), &VLLMClusterStatus::default(), &applied(set), &Drivers::default(), at(0));
     assert_eq!(holds(&status), expected, "{:#?}", status.conditions);
     assert_eq!(status.selector, "app=vllm-cluster,cluster=my-cluster,component=vllm-server");
     assert_eq!(status.observed_generation, Some(1));
@@ -81,7 +86,8 @@ fn conditions_of(#[case] set: Outcome, #[case] expected: [bool; 3]) {
 #[case::starting(set(1, 1, 3, 1, 3, true), "Starting", "1 of 3 pods are ready")]
 #[case::not_seen(set(2, 1, 3, 3, 3, true), "Progressing", "has not seen the spec yet")]
 fn why_it_is_reconciling(#[case] set: Outcome, #[case] reason: &str, #[case] says: &str) {
-    let status = status(&validated(3), &VLLMClusterStatus::default(), &applied(set), &[], at(0));
+    let status =
+        status(&validated(3), &VLLMClusterStatus::default(), &applied(set), &Drivers::default(), at(0));
     let condition = condition(&status, CONDITION_RECONCILING);
     assert_eq!(condition.reason, reason);
     assert!(condition.message.contains(says), "{condition:?}");
@@ -91,24 +97,41 @@ fn why_it_is_reconciling(#[case] set: Outcome, #[case] reason: &str, #[case] say
 fn ready_needs_the_lower_bound() {
     let mut cluster = validated(3);
     cluster.spec.min_replicas = Some(2);
-    let one = status(&cluster, &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 1, 3, true)), &[], at(0));
+    let one = status(
+        &cluster,
+        &VLLMClusterStatus::default(),
+        &applied(set(1, 1, 3, 1, 3, true)),
+        &Drivers::default(),
+        at(0),
+    );
     assert!(!holds(&one)[0]);
-    let two = status(&cluster, &one, &applied(set(1, 1, 3, 2, 3, true)), &[], at(1));
+    let two = status(&cluster, &one, &applied(set(1, 1, 3, 2, 3, true)), &Drivers::default(), at(1));
     assert!(holds(&two)[0]);
 }
 
 #[test]
 fn growth_does_not_make_a_serving_cluster_unready() {
-    let serving =
-        status(&validated(1), &VLLMClusterStatus::default(), &applied(set(1, 1, 1, 1, 1, true)), &[], at(0));
+    let serving = status(
+        &validated(1),
+        &VLLMClusterStatus::default(),
+        &applied(set(1, 1, 1, 1, 1, true)),
+        &Drivers::default(),
+        at(0),
+    );
     assert_eq!(holds(&serving), [true, false, false]);
     // The StatefulSet has its new spec, and its controller has not looked yet.
-    let growing = status(&validated(4), &serving, &applied(set(2, 1, 1, 1, 1, true)), &[], at(9));
+    let growing =
+        status(&validated(4), &serving, &applied(set(2, 1, 1, 1, 1, true)), &Drivers::default(), at(9));
     assert_eq!(holds(&growing), [true, true, false]);
     assert_eq!(condition(&growing, CONDITION_READY).last_transition_time, Time(at(0)));
     // Without having been ready, the same counts are not enough.
-    let unknown =
-        status(&validated(4), &VLLMClusterStatus::default(), &applied(set(2, 1, 1, 1, 1, true)), &[], at(9));
+    let unknown = status(
+        &validated(4),
+        &VLLMClusterStatus::default(),
+        &applied(set(2, 1, 1, 1, 1, true)),
+        &Drivers::default(),
+        at(9),
+    );
     assert!(!holds(&unknown)[0]);
 }
 
@@ -123,21 +146,27 @@ fn growth_does_not_make_a_serving_cluster_unready() {
 fn ready_counts_pods_of_the_current_spec(#[case] set: Outcome, #[case] ready: bool, #[case] reason: &str) {
     let mut cluster = validated(3);
     cluster.spec.min_replicas = Some(2);
-    let status = status(&cluster, &VLLMClusterStatus::default(), &applied(set), &[], at(0));
+    let status = status(&cluster, &VLLMClusterStatus::default(), &applied(set), &Drivers::default(), at(0));
     assert_eq!((holds(&status)[0], condition(&status, CONDITION_READY).reason.as_str()), (ready, reason));
 }
 
 #[test]
 fn new_pods_are_not_ready_before_the_statefulset_has_taken_them() {
-    let serving =
-        status(&validated(1), &VLLMClusterStatus::default(), &applied(set(1, 1, 1, 1, 1, true)), &[], at(0));
+    let serving = status(
+        &validated(1),
+        &VLLMClusterStatus::default(),
+        &applied(set(1, 1, 1, 1, 1, true)),
+        &Drivers::default(),
+        at(0),
+    );
     let written = with_template(set(2, 1, 1, 1, 1, true), &json!("new"));
     let before = with_template(set(1, 1, 1, 1, 1, true), &json!("old"));
-    let changed = status(&validated(1), &serving, &over(before, written), &[], at(1));
+    let changed = status(&validated(1), &serving, &over(before, written), &Drivers::default(), at(1));
     assert_eq!(holds(&changed), [false, true, false]);
     assert_eq!(condition(&changed, CONDITION_READY).reason, "SpecNotTaken");
     // Seen again before the StatefulSet controller has looked: still not.
-    let again = status(&validated(1), &changed, &applied(set(2, 1, 1, 1, 1, true)), &[], at(2));
+    let again =
+        status(&validated(1), &changed, &applied(set(2, 1, 1, 1, 1, true)), &Drivers::default(), at(2));
     assert!(!holds(&again)[0]);
 }
 
@@ -152,21 +181,43 @@ fn a_failed_write_says_nothing_of_what_serves(
     #[case] same_pods: bool,
     #[case] expected: [bool; 3],
 ) {
-    let serving =
-        status(&validated(1), &VLLMClusterStatus::default(), &applied(set(1, 1, 1, 1, 1, true)), &[], at(0));
+    let serving = status(
+        &validated(1),
+        &VLLMClusterStatus::default(),
+        &applied(set(1, 1, 1, 1, 1, true)),
+        &Drivers::default(),
+        at(0),
+    );
     let live = if same_pods { template(&validated(1)) } else { json!("old") };
     let before = with_template(set(1, 1, 2, 2, 2, true), &live);
-    let after = status(&validated(4), &serving, &over(before, Outcome::Failed(refused(code))), &[], at(1));
+    let after = status(
+        &validated(4),
+        &serving,
+        &over(before, Outcome::Failed(refused(code))),
+        &Drivers::default(),
+        at(1),
+    );
     assert_eq!(holds(&after), expected, "{:#?}", after.conditions);
     assert_eq!((after.replicas, after.ready_replicas), (2, 2), "the live counts");
 }
 
 #[test]
 fn what_cannot_be_seen_for_a_moment_stays_ready() {
-    let serving =
-        status(&validated(1), &VLLMClusterStatus::default(), &applied(set(1, 1, 1, 1, 1, true)), &[], at(0));
+    let serving = status(
+        &validated(1),
+        &VLLMClusterStatus::default(),
+        &applied(set(1, 1, 1, 1, 1, true)),
+        &Drivers::default(),
+        at(0),
+    );
     let ready = |cluster: &ValidatedCluster, code| {
-        holds(&status(cluster, &serving, &applied(Outcome::Failed(refused(code))), &[], at(1)))[0]
+        holds(&status(
+            cluster,
+            &serving,
+            &applied(Outcome::Failed(refused(code))),
+            &Drivers::default(),
+            at(1),
+        ))[0]
     };
     let mut changed = validated(1);
     changed.generation = 2;
@@ -174,7 +225,8 @@ fn what_cannot_be_seen_for_a_moment_stays_ready() {
     assert!(!ready(&changed, 500), "nothing is known of another spec");
     assert!(!ready(&validated(1), 403), "somebody has to look");
     let never = VLLMClusterStatus { observed_generation: Some(1), ..VLLMClusterStatus::default() };
-    let unseen = status(&validated(1), &never, &applied(Outcome::Failed(refused(500))), &[], at(1));
+    let unseen =
+        status(&validated(1), &never, &applied(Outcome::Failed(refused(500))), &Drivers::default(), at(1));
     assert!(!holds(&unseen)[0], "what was not ready does not become so");
 }
 
@@ -182,26 +234,38 @@ fn what_cannot_be_seen_for_a_moment_stays_ready() {
 fn a_service_that_has_to_wait_is_reconciling() {
     let mut applied = applied(set(1, 1, 3, 3, 3, true));
     applied.outcomes[Kind::ClientService.index()] = Outcome::Waiting;
-    let status = status(&validated(3), &VLLMClusterStatus::default(), &applied, &[], at(0));
+    let status = status(&validated(3), &VLLMClusterStatus::default(), &applied, &Drivers::default(), at(0));
     assert_eq!(holds(&status), [true, true, false]);
 }
 
 #[test]
 fn an_unchanged_cluster_has_an_unchanged_status() {
-    let first =
-        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 3, 3, true)), &[], at(0));
-    let second = status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), &[], at(100));
+    let first = status(
+        &validated(3),
+        &VLLMClusterStatus::default(),
+        &applied(set(1, 1, 3, 3, 3, true)),
+        &Drivers::default(),
+        at(0),
+    );
+    let second =
+        status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), &Drivers::default(), at(100));
     assert_eq!(patch(Some(&first), &second), None);
 }
 
 #[test]
 fn a_patch_holds_what_differs() {
-    let first =
-        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 2, 3, true)), &[], at(0));
+    let first = status(
+        &validated(3),
+        &VLLMClusterStatus::default(),
+        &applied(set(1, 1, 3, 2, 3, true)),
+        &Drivers::default(),
+        at(0),
+    );
     let whole = patch(None, &first).unwrap();
     assert_eq!(whole["status"]["selector"], first.selector);
     assert_eq!(whole["status"]["replicas"], 3);
-    let second = status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), &[], at(1));
+    let second =
+        status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), &Drivers::default(), at(1));
     let patch = patch(Some(&first), &second).unwrap();
     let fields: Vec<_> = patch["status"].as_object().unwrap().keys().collect();
     assert_eq!(fields, ["conditions", "readyReplicas"]);
@@ -211,9 +275,15 @@ fn a_patch_holds_what_differs() {
 
 #[test]
 fn counts_stay_while_the_statefulset_cannot_be_seen() {
-    let seen =
-        status(&validated(3), &VLLMClusterStatus::default(), &applied(set(1, 1, 3, 3, 3, true)), &[], at(0));
-    let unseen = status(&validated(3), &seen, &applied(Outcome::Failed(refused(500))), &[], at(1));
+    let seen = status(
+        &validated(3),
+        &VLLMClusterStatus::default(),
+        &applied(set(1, 1, 3, 3, 3, true)),
+        &Drivers::default(),
+        at(0),
+    );
+    let unseen =
+        status(&validated(3), &seen, &applied(Outcome::Failed(refused(500))), &Drivers::default(), at(1));
     assert_eq!((unseen.replicas, unseen.ready_replicas), (3, 3));
     assert_eq!(unseen.stateful_set_name.as_deref(), Some("my-cluster"));
 }
@@ -229,7 +299,7 @@ fn conditions_of_others_stay() {
         last_transition_time: Time(at(0)),
     };
     let before = VLLMClusterStatus { conditions: vec![other.clone()], ..VLLMClusterStatus::default() };
-    let after = status(&validated(1), &before, &applied(Outcome::Waiting), &[], at(1));
+    let after = status(&validated(1), &before, &applied(Outcome::Waiting), &Drivers::default(), at(1));
     assert_eq!(after.conditions[0], other);
     assert_eq!(after.conditions.len(), 5);
 }
@@ -244,9 +314,9 @@ fn what_cannot_be_built_is_stalled() {
 #[test]
 fn what_slipped_past_admission_shows_in_its_own_words() {
     let before = VLLMClusterStatus::default();
-    let fits = status(&validated(3), &before, &applied(set(1, 1, 3, 3, 3, true)), &[], at(0));
+    let fits = status(&validated(3), &before, &applied(set(1, 1, 3, 3, 3, true)), &Drivers::default(), at(0));
     assert_eq!(condition(&fits, CONDITION_SCALING_CONFLICT).status, "False");
-    let conflicts = ["one".to_owned(), "two".to_owned()];
+    let conflicts = Drivers { conflicts: vec!["one".to_owned(), "two".to_owned()], autoscaling: None };
     let conflict = status(&validated(3), &fits, &applied(set(1, 1, 3, 3, 3, true)), &conflicts, at(1));
     let shown = condition(&conflict, CONDITION_SCALING_CONFLICT);
     assert_eq!((shown.status.as_str(), shown.message.as_str()), ("True", "one; two"));
@@ -257,14 +327,15 @@ fn what_slipped_past_admission_shows_in_its_own_words() {
 #[test]
 fn a_stalled_cluster_says_whose_name_it_is_and_what_the_api_server_said() {
     let foreign = Outcome::Foreign("StatefulSet \"my-cluster\" belongs to Deployment \"x\"".into());
-    let stalled = status(&validated(1), &VLLMClusterStatus::default(), &applied(foreign), &[], at(0));
+    let stalled =
+        status(&validated(1), &VLLMClusterStatus::default(), &applied(foreign), &Drivers::default(), at(0));
     let message = &condition(&stalled, CONDITION_STALLED).message;
     assert_eq!(message, "StatefulSet \"my-cluster\" belongs to Deployment \"x\"");
     let stalled = status(
         &validated(1),
         &VLLMClusterStatus::default(),
         &applied(Outcome::Failed(refused(422))),
-        &[],
+        &Drivers::default(),
         at(0),
     );
     assert_eq!(condition(&stalled, CONDITION_STALLED).message, "applying StatefulSet my-cluster: quota");
@@ -274,14 +345,14 @@ fn a_stalled_cluster_says_whose_name_it_is_and_what_the_api_server_said() {
 fn a_missing_service_is_not_up_to_date() {
     let mut applied = applied(set(1, 1, 1, 1, 1, true));
     applied.outcomes[Kind::ClientService.index()] = Outcome::Foreign("Service is another's".into());
-    let status = status(&validated(1), &VLLMClusterStatus::default(), &applied, &[], at(0));
+    let status = status(&validated(1), &VLLMClusterStatus::default(), &applied, &Drivers::default(), at(0));
     assert_eq!(condition(&status, CONDITION_RECONCILING).reason, "Stalled");
     assert_eq!(holds(&status), [true, false, true]);
 }
 
 #[test]
 fn messages_of_any_length_fit_into_the_status() {
-    let conflicts = vec!["x".repeat(1000); 1000];
+    let conflicts = Drivers { conflicts: vec!["x".repeat(1000); 1000], autoscaling: None };
     let status = status(
         &validated(1),
         &VLLMClusterStatus::default(),

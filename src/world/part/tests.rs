@@ -125,7 +125,7 @@ fn an_hpa(#[case] spec: Value, #[case] expected: Option<(i32, i32)>) {
 #[case::being_deleted(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), false)]
 fn foreign_hpas(#[case] metadata: Value, #[case] expected: bool) {
     let attachment = hpa(&metadata, &json!({})).attachment();
-    let foreign = Attachment { cluster: "a".into(), driver: ForeignHpa { name: "h".into() } };
+    let foreign = Attachment { cluster: "a".into(), driver: ForeignHpa { name: "h".into(), min: 1, max: 5 } };
     assert_eq!(attachment, expected.then_some(foreign));
 }
 

@@ -1,0 +1,389 @@
+//! Why pods do not serve: the cause that a person would find after five commands.
+//!
+//! Architecture invariant: a plain function of the pods as they are. It tells when things happened, never how long
+//! ago: a status that counted seconds would be written each second.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use kube::ResourceExt as _;
+
+use crate::api::names::CONTAINER;
+
+use super::shortened;
+
+/// Longest text that is taken over from a pod, in characters.
+const MAX_TEXT: usize = 512;
+
+/// What keeps one pod from serving. The order is that of urgency: what needs a person comes before what time mends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// A ResourceQuota leaves no room for the pod.
+    QuotaExceeded,
+    /// The API server refuses to create the pod for another reason.
+    PodsRefused,
+    /// The container cannot be made: a Secret, a ConfigMap or a key is missing.
+    ContainerConfig,
+    /// The image cannot be pulled.
+    ImagePull,
+    /// The server used more memory than its limit.
+    OutOfMemory,
+    /// The server did not load within its budget.
+    StartupTimeout,
+    /// The server ends again and again.
+    CrashLoop,
+    /// The pod has ended for good: evicted, or lost with its node.
+    PodFailed,
+    /// No node has room for the pod.
+    Unschedulable,
+    /// The server was ready and does not answer `/health` any more.
+    NotHealthy,
+    /// The server loads its model.
+    Loading,
+    /// The pod is being set up.
+    Starting,
+    /// The pod is on its way out.
+    Terminating,
+    /// The pods could not be looked at.
+    Unknown,
+}
+
+impl Reason {
+    /// The reason as conditions and events show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::QuotaExceeded => "QuotaExceeded",
+            Self::PodsRefused => "PodsRefused",
+            Self::ContainerConfig => "ContainerConfig",
+            Self::ImagePull => "ImagePull",
+            Self::OutOfMemory => "OutOfMemory",
+            Self::StartupTimeout => "StartupTimeout",
+            Self::CrashLoop => "CrashLoop",
+            Self::PodFailed => "PodFailed",
+            Self::Unschedulable => "Unschedulable",
+            Self::NotHealthy => "NotHealthy",
+            Self::Loading => "Loading",
+            Self::Starting => "Starting",
+            Self::Terminating => "Terminating",
+            Self::Unknown => "NotEnoughReplicas",
+        }
+    }
+}
+
+/// The most urgent cause among a cluster's pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// What it is.
+    pub reason: Reason,
+    /// Which pod, and what is said of it.
+    pub message: String,
+}
+
+/// Why the StatefulSet controller could not create a pod, from what its event says.
+pub fn not_created(event: &str) -> Cause {
+    let reason = if event.contains("exceeded quota") { Reason::QuotaExceeded } else { Reason::PodsRefused };
+    Cause { reason, message: told(event) }
+}
+
+/// The most urgent cause among pods that are not ready; of equal ones, that of the lowest ordinal. `None`: all are.
+/// `startup_seconds` is the budget for loading.
+pub fn cause(pods: &[Pod], startup_seconds: i32) -> Option<Cause> {
+    let mut found: Vec<_> = pods
+        .iter()
+        .filter_map(|pod| {
+            of_pod(pod, startup_seconds).map(|(reason, text)| (reason, ordinal(pod), pod, text))
+        })
+        .collect();
+    found.sort_by_key(|(reason, ordinal, ..)| (*reason, *ordinal));
+    let alike = found.iter().filter(|(reason, ..)| *reason == found[0].0).count();
+    let (reason, _, pod, text) = found.into_iter().next()?;
+    let others = match alike - 1 {
+        0 => String::new(),
+        1 => " (and 1 more pod)".into(),
+        more => format!(" (and {more} more pods)"),
+    };
+    Some(Cause { reason, message: format!("pod {}{others}: {text}", pod.name_any()) })
+}
+
+fn ordinal(pod: &Pod) -> u32 {
+    pod.name_any().rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(u32::MAX)
+}
+
+fn of_pod(pod: &Pod, startup_seconds: i32) -> Option<(Reason, String)> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Some((Reason::Terminating, "it is being stopped".into()));
+    }
+    let status = pod.status.as_ref()?;
+    if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+        let why = [&status.reason, &status.message].into_iter().flatten().map(String::as_str);
+        let why: Vec<_> = why.collect();
+        return Some((Reason::PodFailed, told(&format!("it has ended: {}", why.join(": ")))));
+    }
+    let condition = |kind: &str| status.conditions.iter().flatten().find(|condition| condition.type_ == kind);
+    if let Some(scheduled) = condition("PodScheduled").filter(|scheduled| scheduled.status == "False") {
+        let message = scheduled.message.as_deref().unwrap_or("no node takes it");
+        return Some((Reason::Unschedulable, told(message)));
+    }
+    if condition("Ready").is_some_and(|ready| ready.status == "True") {
+        return None;
+    }
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    containers
+        .filter_map(|container| of_container(container, startup_seconds))
+        .min_by_key(|(reason, _)| *reason)
+        .or(Some((Reason::Starting, "it is being set up".into())))
+}
+
+fn of_container(container: &ContainerStatus, startup_seconds: i32) -> Option<(Reason, String)> {
+    let name = &container.name;
+    let state = container.state.as_ref()?;
+    let before = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    if let Some(waiting) = &state.waiting {
+        let reason = waiting.reason.as_deref().unwrap_or_default();
+        let message = waiting.message.as_deref().unwrap_or(reason);
+        return match reason {
+            "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => {
+                Some((Reason::ImagePull, told(&format!("image {}: {message}", container.image))))
+            }
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+                Some((Reason::ContainerConfig, told(&format!("container {name}: {message}"))))
+            }
+            "ContainerCreating" | "PodInitializing" if before.is_none() => None,
+            _ => before.map(|end| of_end(container, end, startup_seconds)),
+        };
+    }
+    if let Some(end) = state.terminated.as_ref().filter(|end| end.exit_code != 0) {
+        return Some(of_end(container, end, startup_seconds));
+    }
+    running(container, state, before, startup_seconds)
+}
+
+/// A container that runs and is not ready.
+fn running(
+    container: &ContainerStatus,
+    state: &ContainerState,
+    before: Option<&ContainerStateTerminated>,
+    startup_seconds: i32,
+) -> Option<(Reason, String)> {
+    let name = &container.name;
+    let since = state.running.as_ref()?.started_at.as_ref()?.0;
+    if container.ready {
+        return None;
+    }
+    match before {
+        // It has ended before, and nothing says yet that this time is another.
+        Some(end) if container.started != Some(true) => Some(of_end(container, end, startup_seconds)),
+        _ if container.started == Some(true) => {
+            Some((Reason::NotHealthy, format!("container {name} does not answer GET /health")))
+        }
+        _ if name == CONTAINER => {
+            let until = since.checked_add(SignedDuration::from_secs(startup_seconds.into())).unwrap_or(since);
+            Some((
+                Reason::Loading,
+                format!("loading since {}, and given until {}", to_second(since), to_second(until)),
+            ))
+        }
+        _ => Some((Reason::Starting, format!("container {name} is starting"))),
+    }
+}
+
+/// A container that has ended.
+fn of_end(container: &ContainerStatus, end: &ContainerStateTerminated, budget: i32) -> (Reason, String) {
+    let name = &container.name;
+    let restarts = container.restart_count;
+    let ran = end
+        .started_at
+        .as_ref()
+        .zip(end.finished_at.as_ref())
+        .map(|(start, end)| end.0.duration_since(start.0));
+    // The kubelet stops what its startup probe has given up; the container's own exit code tells nothing then.
+    let stopped = matches!(end.exit_code, 137 | 143) || end.signal.is_some();
+    let too_slow = name == CONTAINER
+        && stopped
+        && container.started != Some(true)
+        && ran.is_some_and(|ran| ran.as_secs() >= budget.into());
+    let said = end.message.as_deref().map(last_lines).unwrap_or_default();
+    let said = if said.is_empty() { said } else { format!(": {said}") };
+    if end.reason.as_deref() == Some("OOMKilled") {
+        (
+            Reason::OutOfMemory,
+            format!("container {name} used more memory than its limit, {restarts} restarts so far"),
+        )
+    } else if too_slow {
+        (
+            Reason::StartupTimeout,
+            format!(
+                "container {name} did not answer GET /health within {budget} s of its start, {restarts} restarts so far; raise spec.startupSeconds if the model needs longer{said}"
+            ),
+        )
+    } else {
+        let code = end.exit_code;
+        (
+            Reason::CrashLoop,
+            format!("container {name} ended with exit code {code}, {restarts} restarts so far{said}"),
+        )
+    }
+}
+
+/// The end of a termination message: errors stand last.
+fn last_lines(message: &str) -> String {
+    let message = message.trim();
+    let from = message.char_indices().rev().nth(MAX_TEXT - 1).map_or(0, |(at, _)| at);
+    without_tokens(&message[from..])
+}
+
+/// A text of a pod, cut short and cleared of tokens.
+fn told(text: &str) -> String {
+    without_tokens(&shortened(text.to_owned(), MAX_TEXT))
+}
+
+/// Words that look like credentials are left out: a status is read by more people than a Secret.
+fn without_tokens(text: &str) -> String {
+    const SECRET: &[&str] = &["hf_", "sk-", "ghp_", "eyJ", "AKIA"];
+    let clean = |word: &str| {
+        let secret = word
+            .split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'))
+            .any(|part| part.len() > 12 && SECRET.iter().any(|prefix| part.starts_with(prefix)));
+        if secret { "[redacted]".to_owned() } else { word.to_owned() }
+    };
+    let mut bearer = false;
+    let words = text.split_inclusive(char::is_whitespace).map(|word| {
+        let (word, space) = word.split_at(word.trim_end().len());
+        let shown = if std::mem::take(&mut bearer) { "[redacted]".to_owned() } else { clean(word) };
+        bearer = word.trim_matches(|c: char| !c.is_ascii_alphabetic()).eq_ignore_ascii_case("bearer");
+        // In a condition there is one line.
+        shown + if space.is_empty() { "" } else { " " }
+    });
+    words.collect()
+}
+
+fn to_second(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(name: &str, status: &Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": name}, "status": status})).unwrap()
+    }
+
+    fn container(status: &Value) -> Value {
+        let mut container =
+            json!({"name": "vllm", "image": "i", "imageID": "", "ready": false, "restartCount": 0});
+        container.as_object_mut().unwrap().extend(status.as_object().unwrap().clone());
+        json!({"containerStatuses": [container]})
+    }
+
+    fn ended(end: &Value) -> Value {
+        container(
+            &json!({"restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": end}}),
+        )
+    }
+
+    #[rstest]
+    #[case::unschedulable(
+        json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}]}),
+        Reason::Unschedulable, "pod a-0: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    )]
+    #[case::image(
+        container(&json!({"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"i\""}}})),
+        Reason::ImagePull, "pod a-0: image i: Back-off pulling image \"i\""
+    )]
+    #[case::config(
+        container(&json!({"state": {"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"hf\" not found"}}})),
+        Reason::ContainerConfig, "pod a-0: container vllm: secret \"hf\" not found"
+    )]
+    #[case::crash(
+        ended(&json!({"exitCode": 1, "reason": "Error", "message": "Traceback\nValueError: no such model"})),
+        Reason::CrashLoop, "pod a-0: container vllm ended with exit code 1, 3 restarts so far: Traceback ValueError: no such model"
+    )]
+    #[case::out_of_memory(
+        ended(&json!({"exitCode": 137, "reason": "OOMKilled"})),
+        Reason::OutOfMemory, "pod a-0: container vllm used more memory than its limit, 3 restarts so far"
+    )]
+    #[case::too_slow(
+        ended(&json!({"exitCode": 137, "reason": "Error", "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:41Z"})),
+        Reason::StartupTimeout, "pod a-0: container vllm did not answer GET /health within 100 s of its start, 3 restarts so far; raise spec.startupSeconds if the model needs longer"
+    )]
+    #[case::stopped_before_its_budget_was_used(
+        ended(&json!({"exitCode": 137, "reason": "Error", "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:39Z"})),
+        Reason::CrashLoop, "pod a-0: container vllm ended with exit code 137, 3 restarts so far"
+    )]
+    #[case::loading(
+        container(&json!({"started": false, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}})),
+        Reason::Loading, "pod a-0: loading since 2026-01-01T00:00:00Z, and given until 2026-01-01T00:01:40Z"
+    )]
+    #[case::loading_again_after_a_crash(
+        container(&json!({"started": false, "restartCount": 1, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, "lastState": {"terminated": {"exitCode": 2}}})),
+        Reason::CrashLoop, "pod a-0: container vllm ended with exit code 2, 1 restarts so far"
+    )]
+    #[case::silent(
+        container(&json!({"started": true, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}})),
+        Reason::NotHealthy, "pod a-0: container vllm does not answer GET /health"
+    )]
+    #[case::creating(
+        container(&json!({"state": {"waiting": {"reason": "ContainerCreating"}}})),
+        Reason::Starting, "pod a-0: it is being set up"
+    )]
+    #[case::evicted(
+        json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}),
+        Reason::PodFailed, "pod a-0: it has ended: Evicted: The node was low on resource: memory."
+    )]
+    fn the_cause_of(#[case] status: Value, #[case] reason: Reason, #[case] message: &str) {
+        let found = cause(&[pod("a-0", &status)], 100);
+        assert_eq!(found, Some(Cause { reason, message: message.into() }));
+    }
+
+    #[test]
+    fn ready_pods_have_no_cause() {
+        let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+        assert_eq!(cause(&[pod("a-0", &ready)], 100), None);
+        assert_eq!(cause(&[], 100), None);
+    }
+
+    #[test]
+    fn what_needs_a_person_comes_first_and_the_rest_is_counted() {
+        let loading = container(
+            &json!({"started": false, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}),
+        );
+        let crash = ended(&json!({"exitCode": 1}));
+        let pods = [pod("a-0", &loading), pod("a-10", &crash), pod("a-2", &crash), pod("a-3", &crash)];
+        let found = cause(&pods, 100).unwrap();
+        assert!(found.message.starts_with("pod a-2 (and 2 more pods): container vllm ended"), "{found:?}");
+    }
+
+    #[test]
+    fn a_going_pod_is_no_fault() {
+        let mut going = pod("a-0", &json!({}));
+        going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        assert_eq!(cause(&[going], 100).unwrap().reason, Reason::Terminating);
+    }
+
+    #[test]
+    fn a_refusal_of_the_api_server_is_told() {
+        let quota =
+            "create Pod a-1 in StatefulSet a failed error: pods \"a-1\" is forbidden: exceeded quota: q";
+        assert_eq!(not_created(quota), Cause { reason: Reason::QuotaExceeded, message: quota.into() });
+        assert_eq!(not_created("create Pod a-1 failed").reason, Reason::PodsRefused);
+    }
+
+    #[rstest]
+    #[case("token hf_abcdefghijklmnop is wrong", "token [redacted] is wrong")]
+    #[case("HF_TOKEN=hf_abcdefghijklmnop", "[redacted]")]
+    #[case("Authorization: Bearer abc.def", "Authorization: Bearer [redacted]")]
+    #[case("https://user:hf_abcdefghijklmnop@host", "[redacted]")]
+    #[case("hf_hub is fine", "hf_hub is fine")]
+    fn tokens_are_left_out(#[case] text: &str, #[case] shown: &str) {
+        assert_eq!(without_tokens(text), shown);
+    }
+
+    #[test]
+    fn the_end_of_a_long_message_is_kept() {
+        let shown = last_lines(&format!("{}the cause", "x".repeat(5000)));
+        assert!(shown.ends_with("the cause") && shown.chars().count() == MAX_TEXT, "{}", shown.len());
+    }
+}
