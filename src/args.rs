@@ -126,6 +126,10 @@ pub struct RunArgs {
     #[arg(long, env = "ADMISSION_MODE", value_enum, default_value_t = Mode::Deny)]
     pub admission_mode: Mode,
 
+    /// Let pod templates of VLLMClusters reach into their node: host namespaces, paths and ports, privileges.
+    #[arg(long, env = "ALLOW_HOST_ACCESS")]
+    pub allow_host_access: bool,
+
     /// How long to go on serving after SIGTERM, while the API server still has connections, in seconds.
     #[arg(long, env = "GRACE_SECONDS", default_value = "5", value_parser = seconds)]
     pub grace: Duration,

@@ -79,6 +79,7 @@ impl Admission {
             Some(_) => add(&["spec", "replicas"], json!(replicas)),
             None => add(&["spec"], json!({ "replicas": replicas })),
         }));
+        self.workload(phase, request, name, &mut outcome).await?;
         Ok(outcome)
     }
 

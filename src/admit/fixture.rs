@@ -137,6 +137,7 @@ impl Fixture {
         let admission = Admission {
             world: Arc::default(),
             live: Live::new(script.client()),
+            host_access: false,
             autoscalers: autoscalers.map(str::to_owned).into(),
             mode: Mode::Deny,
             metrics: Arc::default(),

@@ -141,6 +141,7 @@ impl Plane {
         let admission = Admission {
             world: Arc::new(world),
             live: Live::new(api(found)),
+            host_access: false,
             autoscalers: [HPA_CONTROLLER.to_owned()].into(),
             mode: Mode::Deny,
             metrics: Arc::default(),

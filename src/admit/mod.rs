@@ -11,6 +11,7 @@ mod cluster;
 mod hpa;
 mod scale;
 mod scaled_object;
+mod workload;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -49,6 +50,8 @@ pub struct Admission {
     pub live: Live,
     /// User names that scale on behalf of an autoscaler.
     pub autoscalers: HashSet<String>,
+    /// Whether pods may reach into the node they run on.
+    pub host_access: bool,
     /// What becomes of a refusal, where the namespace says nothing else.
     pub mode: Mode,
     /// What was answered.

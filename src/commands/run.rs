@@ -78,6 +78,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let admission = Arc::new(Admission {
         world: Arc::clone(&world),
         live: Live::counting(client_without_retry, metrics.live_reads.clone()),
+        host_access: args.allow_host_access,
         autoscalers: args.autoscalers.iter().cloned().collect(),
         mode: args.admission_mode,
         metrics,

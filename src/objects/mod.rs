@@ -91,7 +91,7 @@ fn selector(cluster: &str) -> BTreeMap<String, String> {
 }
 
 /// The selector labels and the recommended ones.
-fn labels(cluster: &str) -> BTreeMap<String, String> {
+pub fn labels(cluster: &str) -> BTreeMap<String, String> {
     let recommended = [
         ("app.kubernetes.io/name", "vllm"),
         ("app.kubernetes.io/instance", cluster),

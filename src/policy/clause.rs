@@ -25,6 +25,10 @@ ids! {
         OlderBound = "every/older-bound-warns",
         /// Bounds that already had nothing in common with the ScaledObject are warned about.
         OlderGap = "every/older-gap-warns",
+        /// Whoever lends pods a Secret or the like must be one who may create them.
+        WriterIsAsked = "cluster/writer-is-asked",
+        /// A fault of what a cluster asks of its pods that it already had is warned about.
+        OlderWorkload = "every/older-fault-of-workload-warns",
         /// A fault of a ScaledObject that it already had is warned about.
         OlderFault = "every/older-fault-of-scaled-object-warns",
         /// One older fault excuses one, not all of its kind.

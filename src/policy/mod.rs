@@ -21,6 +21,7 @@ pub mod outcome;
 pub mod rule;
 pub mod scale;
 pub mod scaled_object;
+pub mod workload;
 
 pub use bounds::{Bounds, Scaler};
 pub(crate) use clause::Clause;

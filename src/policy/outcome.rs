@@ -66,6 +66,11 @@ impl Outcome {
         }
     }
 
+    /// Adds a reason to refuse that only the API server could tell.
+    pub fn add_refusal(&mut self, finding: Finding) {
+        self.refuse(finding);
+    }
+
     /// Adds reasons to refuse.
     pub(super) fn refuse_all(&mut self, findings: impl IntoIterator<Item = Finding>) {
         for finding in findings {

@@ -81,6 +81,39 @@ ids! {
         /// A condition: more than one autoscaler scales the cluster, whoever let that pass.
         SeveralDrivers = "cluster/several-autoscalers",
 
+        // A VLLMCluster: its pods.
+        /// An argument of `vllm serve` that a field stands for, or that would hide the servers from probes and
+        /// Services.
+        ArgumentOfField = "cluster/argument-of-a-field",
+        /// `drainSeconds` with an image of vLLM before 0.18, which has no `--shutdown-timeout`.
+        DrainNeedsNewerImage = "cluster/drain-needs-newer-image",
+        /// Fewer accelerators than `tensorParallelSize` times `pipelineParallelSize`.
+        AcceleratorsTooFew = "cluster/accelerators-too-few",
+        /// An accelerator that both `accelerator` and `resources` state.
+        AcceleratorTwice = "cluster/accelerator-twice",
+        /// An environment variable that a field stands for.
+        VariableOfField = "cluster/variable-of-a-field",
+        /// A model cache with both kinds of claims, or with none.
+        CacheOfOneKind = "cluster/cache-of-one-kind",
+        /// A retention without claims that it could be of.
+        RetentionWithoutClaim = "cluster/retention-without-claim",
+        /// `maxUnavailable` where nothing is rolled out.
+        UnavailableOnDelete = "cluster/max-unavailable-on-delete",
+        /// A disruption budget with both of its fields, or with none.
+        BudgetOfOneKind = "cluster/budget-of-one-kind",
+        /// A label of the pod template by which Services and `/scale` find the pods.
+        TemplateLabel = "cluster/template-label",
+        /// A part of the pod template that the operator guarantees, or that a field stands for.
+        TemplateProtected = "cluster/template-protected",
+        /// Host namespaces, host paths, host ports, privileges: refused unless the installation allows them with
+        /// `--allow-host-access`.
+        HostAccess = "cluster/host-access",
+        /// A pod template that the API server does not take, in its own words.
+        TemplateInvalid = "cluster/template-invalid",
+        /// A Secret, a ConfigMap, a claim or a pod template by a writer who may not create StatefulSets in the
+        /// namespace.
+        WriterMayNot = "cluster/writer-may-not",
+
         // A ScaledObject: its range.
         /// No `minReplicaCount`: KEDA's 0 can never work here.
         ScalerMinimumAbsent = "scaled-object/minimum-absent",

@@ -22,13 +22,16 @@ use std::time::Duration;
 use governor::clock::Clock as _;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::LimitRange;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::{LimitRange, PodTemplate, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::ListParams;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ListParams, PostParams};
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until, timeout};
+use webhook::review::User;
 
 use crate::policy::Scaler;
 use crate::telemetry::LiveReads;
@@ -165,6 +168,59 @@ impl Live {
         let read = self.reader.list(namespace, &what);
         let read = async { Ok(read.await?.iter().filter_map(HpaPart::attachment).collect()) };
         in_time(what, within, self.hpas_of.join(Key::new(namespace, ""), read)).await
+    }
+
+    /// Whether a user may create StatefulSets in a namespace.
+    pub async fn may_create_statefulsets(&self, namespace: &str, user: &User<'_>) -> Result<bool, LiveError> {
+        let what = format!("what {} may do in {namespace}", user.username);
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(user.username.to_string()),
+                groups: Some(user.groups.iter().map(ToString::to_string).collect()),
+                resource_attributes: Some(ResourceAttributes {
+                    namespace: Some(namespace.to_owned()),
+                    group: Some("apps".into()),
+                    resource: Some("statefulsets".into()),
+                    verb: Some("create".into()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let api = Api::<SubjectAccessReview>::all(self.reader.client.clone());
+        let params = PostParams::default();
+        let answer = self.reader.send(what.clone(), api.create(&params, &review));
+        let answer = in_time(what, answer).await?;
+        Ok(answer.status.is_some_and(|status| status.allowed))
+    }
+
+    /// What the API server finds wrong with a pod template, by a dry run: fields of a `PodTemplate`, and sentences.
+    pub async fn faults_of_template(
+        &self,
+        namespace: &str,
+        template: PodTemplateSpec,
+    ) -> Result<Vec<(String, String)>, LiveError> {
+        let what = format!("a dry run of a PodTemplate in {namespace}");
+        let object = PodTemplate {
+            metadata: ObjectMeta { generate_name: Some("vllm-".into()), ..ObjectMeta::default() },
+            template: Some(template),
+        };
+        let api = Api::<PodTemplate>::namespaced(self.reader.client.clone(), namespace);
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let answer = self.reader.send(what.clone(), async {
+            match api.create(&params, &object).await {
+                Ok(_) => Ok(Vec::new()),
+                Err(kube::Error::Api(status)) if status.code == 422 => {
+                    let causes = status.details.into_iter().flat_map(|details| details.causes);
+                    Ok(causes.map(|cause| (cause.field, cause.message)).collect())
+                }
+                // A quota, another's policy, a namespace that goes: nothing that is wrong with the template.
+                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Ok(Vec::new()),
+                Err(error) => Err(error),
+            }
+        });
+        in_time(what, answer).await
     }
 
     /// The requests that containers of a namespace get without stating any.

@@ -94,6 +94,7 @@ impl Surroundings {
         let admission = Admission {
             world: Arc::clone(&self.world),
             live: Arc::clone(&self.objects).live(),
+            host_access: false,
             autoscalers: HashSet::new(),
             mode: Mode::Deny,
             metrics: Arc::default(),
@@ -341,9 +342,33 @@ mod tests {
                     &["4 cluster/minimum-above-maximum!"][..],
                 ),
             ),
+            (
+                "has(self.claim) != has(self.existingClaim)",
+                ("metadata: {name: a}\nspec: {modelCache: {}}", &["4 cluster/cache-of-one-kind!"][..]),
+            ),
+            (
+                "has(self.claim) || !has(self.retention)",
+                (
+                    "metadata: {name: a}\nspec: {modelCache: {existingClaim: c, retention: {}}}",
+                    &["4 cluster/retention-without-claim!"][..],
+                ),
+            ),
+            (
+                "!has(self.maxUnavailable) || !has(self.type) || self.type == 'RollingUpdate'",
+                (
+                    "metadata: {name: a}\nspec: {updateStrategy: {type: OnDelete, maxUnavailable: 1}}",
+                    &["4 cluster/max-unavailable-on-delete!"][..],
+                ),
+            ),
+            (
+                "has(self.minAvailable) != has(self.maxUnavailable)",
+                ("metadata: {name: a}\nspec: {disruptionBudget: {}}", &["4 cluster/budget-of-one-kind!"][..]),
+            ),
         ]);
         let mut rules = Vec::new();
         collect_rules(&definition(), &mut rules);
+        // What a change may do is no question of a fresh write.
+        rules.retain(|rule| !rule.contains("oldSelf"));
         for rule in rules {
             let (manifest, expected) = counterparts
                 .remove(rule.as_str())
