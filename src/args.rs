@@ -29,6 +29,8 @@ pub enum Command {
     Crd,
     /// Print everything that an installation applies, the definition included, as YAML.
     Manifest,
+    /// Print the rules of admission, each with its id, as Markdown.
+    Rules,
     /// Judge manifests as admission would, without a cluster.
     ///
     /// Each document is judged as a fresh write in the world of all the others: VLLMClusters, the ScaledObjects and

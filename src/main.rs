@@ -11,6 +11,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Run(args) => tokio::runtime::Runtime::new()?.block_on(commands::run::run(*args))?,
         Command::Crd => commands::crd::print()?,
         Command::Manifest => commands::manifest::print()?,
+        Command::Rules => commands::rules::print()?,
         Command::Lint(args) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             return Ok(runtime.block_on(commands::lint::run(args)));

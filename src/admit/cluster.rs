@@ -79,7 +79,8 @@ impl Admission {
             Some(_) => add(&["spec", "replicas"], json!(replicas)),
             None => add(&["spec"], json!({ "replicas": replicas })),
         }));
-        self.workload(phase, request, name, &mut outcome).await?;
+        // Boxed: it holds whole specs, which the answers to other writes need no room for.
+        Box::pin(self.workload(phase, request, name, &mut outcome)).await?;
         Ok(outcome)
     }
 

@@ -69,6 +69,8 @@ pub(crate) fn create_scaled_object(name: &str, cluster: &str) -> Value {
 pub(crate) enum Reply {
     /// 200 with this object.
     Object(Value),
+    /// This code and object.
+    Status(u16, Value),
     /// A failure with this code.
     Failure(u16),
     /// Nobody listens.
@@ -104,6 +106,7 @@ impl Script {
             async move {
                 let (code, body) = match reply {
                     Reply::Object(object) => (200, object),
+                    Reply::Status(code, object) => (code, object),
                     Reply::Failure(code) => {
                         // By this word kube tells an absent object from other failures.
                         let reason = if code == 404 { "NotFound" } else { "Scripted" };

@@ -72,3 +72,87 @@ impl Admission {
 fn template(name: &str, spec: &VLLMClusterSpec) -> Option<PodTemplateSpec> {
     pod::template(labels(name), spec).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::fixture::{Fixture, Reply, recorded, review};
+    use super::*;
+
+    const ACCESS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    const TEMPLATES: &str = "/api/v1/namespaces/t/podtemplates";
+
+    fn server(may: bool, dry_run: Reply) -> Fixture {
+        Fixture::new([
+            (ACCESS, Reply::Object(json!({"spec": {}, "status": {"allowed": may}}))),
+            (TEMPLATES, dry_run),
+        ])
+    }
+
+    fn taken() -> Reply {
+        Reply::Object(json!({"metadata": {}}))
+    }
+
+    /// A write of a cluster with this spec, over one with that.
+    fn write(old: Option<&Value>, new: &Value) -> Value {
+        let mut review = review(recorded::CREATE_WITHOUT_COUNT);
+        let request = &mut review["request"];
+        request["namespace"] = json!("t");
+        let mut with = |spec: &Value| {
+            let mut object = request["object"].clone();
+            object["spec"] = spec.clone();
+            object["spec"]["replicas"] = json!(1);
+            object
+        };
+        let (old, new) = (old.map(&mut with), with(new));
+        if let Some(old) = old {
+            request["operation"] = json!("UPDATE");
+            request["oldObject"] = old;
+        }
+        request["object"] = new;
+        review
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_lent_by_those_alone_who_may_start_pods() {
+        let token = json!({"huggingFaceToken": {"secretName": "s"}});
+        let refused = server(false, taken()).answer(Phase::Validating, &write(None, &token)).await;
+        assert_eq!(refused["allowed"], false);
+        let text = refused["status"]["message"].as_str().unwrap();
+        assert!(text.contains("spec.huggingFaceToken: it gives pods what"), "{text}");
+        assert!(text.contains("permission to create StatefulSets in namespace \"t\""), "{text}");
+        let passes = server(true, taken()).answer(Phase::Validating, &write(None, &token)).await;
+        assert_eq!(passes["allowed"], true);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_about_what_a_write_leaves_as_it_was() {
+        let same = json!({"huggingFaceToken": {"secretName": "s"}, "env": [{"name": "A", "value": "1"}]});
+        let fixture = server(false, Reply::Failure(500));
+        let answer = fixture.answer(Phase::Validating, &write(Some(&same), &same)).await;
+        assert_eq!((&answer["allowed"], fixture.asked()), (&json!(true), Vec::new()));
+        // And the mutating webhook asks nothing at all.
+        let answer = fixture.answer(Phase::Mutating, &write(None, &same)).await;
+        assert_eq!((&answer["allowed"], fixture.asked()), (&json!(true), Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn what_the_api_server_does_not_take_is_refused_at_its_field() {
+        let causes = json!([{"field": "template.spec.containers[0].imagePullPolicy", "message": "Unsupported value", "reason": "FieldValueNotSupported"}]);
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422, "reason": "Invalid", "message": "no", "details": {"causes": causes}});
+        let fixture = server(true, Reply::Status(422, status));
+        let template = json!({"podTemplate": {"spec": {"containers": [{"name": "vllm", "imagePullPolicy": "Sometimes"}]}}});
+        let answer = fixture.answer(Phase::Validating, &write(None, &template)).await;
+        let cause = &answer["status"]["details"]["causes"][0];
+        assert_eq!(cause["field"], "spec.podTemplate.spec.containers[0].imagePullPolicy", "{answer}");
+        assert_eq!(fixture.asked(), [ACCESS, TEMPLATES]);
+        // A quota on PodTemplates says nothing of this one.
+        let answer =
+            server(true, Reply::Failure(403)).answer(Phase::Validating, &write(None, &template)).await;
+        assert_eq!(answer["allowed"], true);
+        let answer =
+            server(true, Reply::Failure(500)).answer(Phase::Validating, &write(None, &template)).await;
+        assert!(answer["status"]["message"].as_str().unwrap().contains("try again"), "{answer}");
+    }
+}

@@ -6,4 +6,5 @@
 pub mod crd;
 pub mod lint;
 pub mod manifest;
+pub mod rules;
 pub mod run;

@@ -95,7 +95,7 @@ impl Objects {
     pub fn live(self: Arc<Self>) -> Live {
         let service = tower::service_fn(move |request: Request<Body>| {
             let (status, body) = match *request.method() {
-                Method::POST => self.agreement(request.uri().path()),
+                Method::POST => agreement(request.uri().path()),
                 _ => self.answer(request.uri().path()),
             };
             let mut response = Response::new(Body::from(body.to_string().into_bytes()));
@@ -103,17 +103,6 @@ impl Objects {
             std::future::ready(Ok::<_, Infallible>(response))
         });
         Live::without_rate(Client::new(service, "default"))
-    }
-
-    /// The answer to a question about who may do what, or about a pod template: files know nothing against it.
-    fn agreement(&self, path: &str) -> (StatusCode, Value) {
-        match path.rsplit('/').next() {
-            Some("subjectaccessreviews") => {
-                (StatusCode::CREATED, json!({"spec": {}, "status": {"allowed": true}}))
-            }
-            Some("podtemplates") => (StatusCode::CREATED, json!({"metadata": {}})),
-            _ => not_found(),
-        }
     }
 
     /// The answer to a GET, as the API server gives it.
@@ -140,6 +129,17 @@ impl Objects {
             self.objects.iter().filter(|((of, within, _), _)| (*of, within.as_str()) == (kind, namespace));
         let items: Value = listed.map(|(_, object)| object.clone()).collect();
         (StatusCode::OK, json!({"metadata": {}, "items": items}))
+    }
+}
+
+/// The answer to a question about who may do what, or about a pod template: files know nothing against it.
+fn agreement(path: &str) -> (StatusCode, Value) {
+    match path.rsplit('/').next() {
+        Some("subjectaccessreviews") => {
+            (StatusCode::CREATED, json!({"spec": {}, "status": {"allowed": true}}))
+        }
+        Some("podtemplates") => (StatusCode::CREATED, json!({"metadata": {}})),
+        _ => not_found(),
     }
 }
 

@@ -83,8 +83,11 @@ impl Sink<ClusterPart> for Clusters {
 /// What is known of a driver, and what it says is wrong with it.
 type Told<F> = (F, Option<String>);
 
+/// What a fresh list says, by key.
+type Listed<F> = Vec<(Key, F)>;
+
 /// The facts of a fresh list, and beside them what the drivers say is wrong with them.
-fn apart<F>(facts: Vec<(Key, Told<F>)>) -> (Vec<(Key, F)>, Vec<(Key, Option<String>)>) {
+fn apart<F>(facts: Listed<Told<F>>) -> (Listed<F>, Listed<Option<String>>) {
     facts.into_iter().map(|(key, (fact, error))| ((key.clone(), fact), (key, error))).unzip()
 }
 
