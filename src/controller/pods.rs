@@ -195,8 +195,9 @@ fn of_end(container: &ContainerStatus, end: &ContainerStateTerminated, budget: i
         .as_ref()
         .zip(end.finished_at.as_ref())
         .map(|(start, end)| end.0.duration_since(start.0));
-    // The kubelet stops what its startup probe has given up; the container's own exit code tells nothing then.
-    let stopped = matches!(end.exit_code, 137 | 143) || end.signal.is_some();
+    // The kubelet stops what its startup probe has given up. vLLM makes an interrupt of SIGTERM while it loads, and
+    // ends with 130; a shell around it with 143, and what does not listen with 137.
+    let stopped = matches!(end.exit_code, 130 | 137 | 143) || end.signal.is_some();
     let too_slow = name == CONTAINER
         && stopped
         && container.started != Some(true)
@@ -308,6 +309,10 @@ mod tests {
     #[case::too_slow(
         ended(&json!({"exitCode": 137, "reason": "Error", "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:41Z"})),
         Reason::StartupTimeout, "pod a-0: container vllm did not answer GET /health within 100 s of its start, 3 restarts so far; raise spec.startupSeconds if the model needs longer"
+    )]
+    #[case::too_slow_and_interrupted(
+        ended(&json!({"exitCode": 130, "reason": "Error", "message": "KeyboardInterrupt: terminated", "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:46Z"})),
+        Reason::StartupTimeout, "pod a-0: container vllm did not answer GET /health within 100 s of its start, 3 restarts so far; raise spec.startupSeconds if the model needs longer: KeyboardInterrupt: terminated"
     )]
     #[case::stopped_before_its_budget_was_used(
         ended(&json!({"exitCode": 137, "reason": "Error", "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:39Z"})),

@@ -20,6 +20,7 @@ mod scaled_objects;
 mod steady_state;
 mod suite;
 mod workflows;
+mod workload;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -91,6 +92,16 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         }),
         ("workflows::unpaused_while_down", |plane| Box::pin(workflows::outage::unpaused(plane))),
         ("messages::as_the_tools_show_them", |plane| Box::pin(messages::all(plane))),
+        ("workload::every_reason_has_its_cause", |plane| Box::pin(workload::reasons::whole(plane))),
+        ("workload::servers_that_go_cut_nothing_off", |plane| {
+            Box::pin(workload::drain::nothing_is_cut_off(plane))
+        }),
+        ("workload::every_part_of_the_drain_is_needed", |plane| {
+            Box::pin(workload::shortened::each_part_is_needed(plane))
+        }),
+        ("workload::models_are_kept", |plane| Box::pin(workload::cache::claims(plane))),
+        ("workload::changes_of_the_spec", |plane| Box::pin(workload::changes::of_the_spec(plane))),
+        ("workload::changes_of_owners", |plane| Box::pin(workload::changes::of_owners(plane))),
         ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
         ("certificates::a_lost_authority_is_made_anew", |plane| {
             Box::pin(certificates::lost_authority(plane))

@@ -132,14 +132,19 @@ async fn clients(load: &Load, counts: Arc<Counts>) -> Infallible {
         let (url, body, counts) = (load.url.clone(), body.clone(), Arc::clone(&counts));
         set.spawn(async move {
             loop {
-                if let Ok(Ok(_)) =
-                    timeout(PATIENCE, call(&url, Method::POST, "/v1/completions", body.clone())).await
+                let why = match timeout(PATIENCE, call(&url, Method::POST, "/v1/completions", body.clone()))
+                    .await
                 {
-                    counts.ok.fetch_add(1, Ordering::Relaxed);
-                } else {
-                    counts.failed.fetch_add(1, Ordering::Relaxed);
-                    sleep(BACK_OFF).await;
-                }
+                    Ok(Ok(_)) => {
+                        counts.ok.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    Ok(Err(error)) => format!("{error:#}"),
+                    Err(_) => format!("no answer in {} s", PATIENCE.as_secs()),
+                };
+                counts.failed.fetch_add(1, Ordering::Relaxed);
+                println!("failed: {why}");
+                sleep(BACK_OFF).await;
             }
         });
     }

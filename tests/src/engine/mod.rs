@@ -31,6 +31,9 @@ use args::EngineArgs;
 /// Nothing takes longer to load, and no deployment waits longer for it.
 const LONGEST_LOAD: f64 = 24.0 * 60.0 * 60.0;
 
+/// How Python ends on an interrupt, which is what vLLM makes of SIGTERM while it loads.
+const INTERRUPTED: u8 = 130;
+
 /// Runs `vllm <arguments>`. Argument errors end with 2, as argparse's do.
 pub fn main(arguments: &[String]) -> ExitCode {
     let args = match EngineArgs::parse(arguments) {
@@ -43,7 +46,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
     let served =
         tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(serve(args)));
     match served {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("vllm: {error:#}");
             ExitCode::FAILURE
@@ -51,7 +54,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
     }
 }
 
-async fn serve(args: EngineArgs) -> anyhow::Result<()> {
+async fn serve(args: EngineArgs) -> anyhow::Result<ExitCode> {
     if let Some(port) = std::env::var("VLLM_PORT").ok().filter(|port| port.contains("://")) {
         anyhow::bail!(
             "VLLM_PORT '{port}' appears to be a URI. This may be caused by a Kubernetes service discovery issue"
@@ -62,7 +65,10 @@ async fn serve(args: EngineArgs) -> anyhow::Result<()> {
     let tokens_per_second = from_environment("SIM_TOKENS_PER_SECOND", 100.0, 0.001..=1e6)?;
     tokio::select! {
         () = tokio::time::sleep(Duration::from_secs_f64(load)) => {}
-        _ = term.recv() => return Ok(()),
+        _ = term.recv() => {
+            eprintln!("KeyboardInterrupt: terminated");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
     }
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
@@ -71,9 +77,11 @@ async fn serve(args: EngineArgs) -> anyhow::Result<()> {
     let stop = async {
         term.recv().await;
     };
-    let aborted = server::serve_until(listener, engine, stop).await.context("the server ended")?;
-    println!("INFO: Shutting down, {aborted} requests aborted");
-    Ok(())
+    let aborted =
+        server::serve_until(listener, Arc::clone(&engine), stop).await.context("the server ended")?;
+    let finished = engine.scheduler.totals().finished;
+    println!("INFO: Shutting down, {finished} requests finished, {aborted} requests aborted");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn from_environment(variable: &str, default: f64, allowed: RangeInclusive<f64>) -> anyhow::Result<f64> {

@@ -1,11 +1,14 @@
-//! What a pod refers to: the `Secret`s and `ConfigMap`s of its namespace, and its tokens.
+//! What a pod refers to: the `Secret`s, `ConfigMap`s and claims of its namespace, and its tokens.
 //!
 //! **Architecture invariant**: [`Needs`] is found and [`Objects`] is used without I/O; only `gather` asks the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
+};
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 
@@ -16,6 +19,8 @@ pub struct Needs {
     pub secrets: BTreeSet<String>,
     /// `ConfigMap`s by name.
     pub config_maps: BTreeSet<String>,
+    /// `PersistentVolumeClaim`s by name.
+    pub claims: BTreeSet<String>,
     /// Service account tokens.
     pub tokens: BTreeSet<TokenKey>,
 }
@@ -36,6 +41,8 @@ pub struct Objects {
     pub secrets: BTreeMap<String, Secret>,
     /// `ConfigMap`s by name.
     pub config_maps: BTreeMap<String, ConfigMap>,
+    /// The folders of the machine that `PersistentVolumeClaim`s are bound to, by the name of the claim.
+    pub claims: BTreeMap<String, PathBuf>,
     /// Tokens.
     pub tokens: BTreeMap<TokenKey, String>,
 }
@@ -63,6 +70,9 @@ impl Needs {
         for volume in volumes {
             needs.secrets.extend(volume.secret.iter().filter_map(|secret| secret.secret_name.clone()));
             needs.config_maps.extend(volume.config_map.iter().map(|map| map.name.clone()));
+            needs
+                .claims
+                .extend(volume.persistent_volume_claim.iter().map(|source| source.claim_name.clone()));
             let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
             for source in projected {
                 needs.secrets.extend(source.secret.iter().map(|secret| secret.name.clone()));
@@ -75,7 +85,8 @@ impl Needs {
 
     /// Whether there is nothing to fetch.
     pub fn is_empty(&self) -> bool {
-        self.secrets.is_empty() && self.config_maps.is_empty() && self.tokens.is_empty()
+        let Self { secrets, config_maps, claims, tokens } = self;
+        secrets.is_empty() && config_maps.is_empty() && claims.is_empty() && tokens.is_empty()
     }
 }
 
@@ -117,10 +128,25 @@ impl Fetcher {
                 objects.config_maps.insert(name.clone(), map);
             }
         }
+        for name in &needs.claims {
+            if let Some(folder) = self.folder(&namespace, name).await? {
+                objects.claims.insert(name.clone(), folder);
+            }
+        }
         for key in &needs.tokens {
             objects.tokens.insert(key.clone(), self.token(pod, &namespace, key).await?);
         }
         Ok(objects)
+    }
+
+    /// The folder behind a claim, if it is bound to a volume that is a folder of the machine.
+    async fn folder(&self, namespace: &str, claim: &str) -> Result<Option<PathBuf>, kube::Error> {
+        let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), namespace);
+        let claim = claims.get_opt(claim).await?;
+        let Some(volume) = claim.and_then(|claim| claim.spec?.volume_name) else { return Ok(None) };
+        let volumes = Api::<PersistentVolume>::all(self.client.clone());
+        let volume = volumes.get_opt(&volume).await?;
+        Ok(volume.and_then(|volume| volume.spec?.host_path).map(|host| PathBuf::from(host.path)))
     }
 
     async fn token(&mut self, pod: &Pod, namespace: &str, key: &TokenKey) -> Result<String, kube::Error> {

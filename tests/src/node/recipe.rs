@@ -151,7 +151,9 @@ fn mounts(container: &Container, shared: &Shared, env: &Env) -> anyhow::Result<V
         if volume.empty_dir.is_some() && !source.exists() {
             fs::create_dir_all(&source)?;
         }
-        let kept_by_node = volume.empty_dir.is_none() && volume.host_path.is_none();
+        let kept_by_node = volume.empty_dir.is_none()
+            && volume.host_path.is_none()
+            && volume.persistent_volume_claim.is_none();
         mounts.push(Mount {
             target: PathBuf::from(&wanted.mount_path),
             source: Some(source),

@@ -42,9 +42,19 @@ pub enum VolumeError {
         /// What is missing.
         source: EnvError,
     },
+    /// The claim leads to no folder.
+    #[error(
+        "volume {volume:?}: persistentvolumeclaim {claim:?} is not bound to a volume of kind hostPath, the only one that this node can mount"
+    )]
+    Claim {
+        /// Its name.
+        volume: String,
+        /// The claim's.
+        claim: String,
+    },
     /// Of a kind that this node has not.
     #[error(
-        "volume {0:?} is of a kind that this node does not have (it has configMap, downwardAPI, emptyDir, hostPath, projected and secret)"
+        "volume {0:?} is of a kind that this node does not have (it has configMap, downwardAPI, emptyDir, hostPath, projected, secret, and persistentVolumeClaim)"
     )]
     Unsupported(String),
 }
@@ -62,6 +72,9 @@ pub fn content(
         return Ok(Content::Empty);
     } else if let Some(host) = &volume.host_path {
         return Ok(Content::Host(PathBuf::from(&host.path)));
+    } else if let Some(source) = &volume.persistent_volume_claim {
+        let unbound = || VolumeError::Claim { volume: volume.name.clone(), claim: source.claim_name.clone() };
+        return objects.claims.get(&source.claim_name).cloned().map(Content::Host).ok_or_else(unbound);
     } else if let Some(source) = &volume.secret {
         let name = source.secret_name.as_deref().unwrap_or_default();
         let data = objects.secrets.get(name).map(secret_data);
@@ -233,6 +246,7 @@ mod tests {
         let objects = Objects {
             secrets: [("tls".to_owned(), serde_json::from_value(secret).unwrap())].into(),
             config_maps: [("conf".to_owned(), serde_json::from_value(map).unwrap())].into(),
+            claims: [("bound".to_owned(), "/models".into())].into(),
             tokens: [(key, "jwt".to_owned())].into(),
         };
         let pod = json!({"metadata": {"name": "p", "namespace": "ns", "labels": {"a": "b"}}});
@@ -275,6 +289,8 @@ mod tests {
         }
         assert_eq!(content_of(&json!({"emptyDir": {}})), Ok(Content::Empty));
         assert_eq!(content_of(&json!({"hostPath": {"path": "/x"}})), Ok(Content::Host("/x".into())));
+        let claim = json!({"persistentVolumeClaim": {"claimName": "bound"}});
+        assert_eq!(content_of(&claim), Ok(Content::Host("/models".into())));
     }
 
     #[test]
@@ -287,6 +303,10 @@ mod tests {
             ),
             (
                 json!({"persistentVolumeClaim": {"claimName": "c"}}),
+                "volume \"v\": persistentvolumeclaim \"c\" is not bound to a volume of kind hostPath",
+            ),
+            (
+                json!({"nfs": {"server": "s", "path": "/"}}),
                 "volume \"v\" is of a kind that this node does not have",
             ),
         ] {
