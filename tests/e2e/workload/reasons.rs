@@ -162,6 +162,7 @@ async fn refused_by_others(plane: &Plane) -> anyhow::Result<()> {
     .await?;
     apply(plane, FULL, &cluster("a", "replicas: 3\nminReplicas: 3")).await?;
     apply(plane, STRICT, &cluster("a", "")).await?;
+    until(plane, FULL, "vllmcluster/a", &[("/status/readyReplicas", json!(2))]).await?;
     let message = condition(plane, FULL, "a", ("Ready", "False", "QuotaExceeded")).await?;
     ensure!(
         message.starts_with("2 of 3 replicas are ready; 3 are needed; ")
