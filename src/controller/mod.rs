@@ -21,7 +21,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Event, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -212,12 +212,20 @@ pub async fn run(
     // A pod's condition may change where no count of the StatefulSet does. That it has is all that is watched.
     let servers =
         watcher::Config::default().labels(&format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}"));
+    // A pod that is refused leaves nothing behind but an event, which comes after the count that lacks it.
+    let refusals = watcher::Config::default().fields("reason=FailedCreate,involvedObject.kind=StatefulSet");
     let context = Arc::new(Context { client: client.clone(), world, failures: Mutex::default() });
     Controller::new(clusters, watcher::Config::default())
         .watches(Api::<StatefulSet>::all(client.clone()), ours.clone(), |set| clusters_of(&set.metadata))
         .watches(Api::<Service>::all(client.clone()), ours.clone(), |service| clusters_of(&service.metadata))
         .watches(Api::<PodDisruptionBudget>::all(client.clone()), ours, |budget| {
             clusters_of(&budget.metadata)
+        })
+        .watches(Api::<Event>::all(client.clone()), refusals, |event| {
+            let set = event.involved_object;
+            // Of a cluster's own name; any other has no cluster, and is forgotten at once.
+            let namespace = set.namespace.unwrap_or_default();
+            set.name.map(|name| ObjectRef::new(&name).within(&namespace))
         })
         .watches(Api::<PartialObjectMeta<Pod>>::all(client), servers, |pod| clusters_of(&pod.metadata))
         .reconcile_on(changed)
