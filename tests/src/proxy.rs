@@ -18,12 +18,17 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
 
 /// Listening addresses and where each leads.
 pub type Routes = BTreeMap<SocketAddrV4, Vec<SocketAddrV4>>;
 
 /// An endpoint is local to the machine: what takes this long will not come.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Changes are followed this long after one another at the least, as kube-proxy's `minSyncPeriod` has it: a server that
+/// has just been told to end is still sent connections.
+const MIN_SYNC_PERIOD: Duration = Duration::from_secs(1);
 
 /// The DNS server binds the address of this Service itself.
 const OWN_ADDRESS: (&str, &str) = ("kube-system", "kube-dns");
@@ -46,11 +51,16 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
     let mut listeners = Listeners::default();
     // A port that could not be bound is tried again even if nothing changes.
     let mut retry = tokio::time::interval(Duration::from_secs(1));
+    let mut due = Instant::now();
+    let mut pending = false;
     loop {
-        // Neither arm holds anything when the other wins: a stream keeps its events, an interval its ticks.
+        // No arm holds anything when another wins: a stream keeps its events, an interval its ticks, a sleep nothing.
         tokio::select! {
             change = changes.next() => match change {
-                Some(Ok(())) => {}
+                Some(Ok(())) => {
+                    pending = true;
+                    continue;
+                }
                 Some(Err(error)) => {
                     tracing::warn!(%error, "watching Services and EndpointSlices");
                     continue;
@@ -58,8 +68,11 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 None => anyhow::bail!("the watches of Services and EndpointSlices ended"),
             },
             _ = retry.tick(), if listeners.incomplete => {}
+            () = sleep_until(due), if pending => {}
         }
         listeners.follow(&current(&services, &slices)).await;
+        pending = false;
+        due = Instant::now() + MIN_SYNC_PERIOD;
     }
 }
 

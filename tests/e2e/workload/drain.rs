@@ -1,7 +1,8 @@
 //! Servers that go, on real processes: none of them cuts off what it has accepted.
 //!
-//! The load is that of a model which takes a second and a half for a short answer and eight for a long one: longer than
-//! the pause before SIGTERM, so that only `--shutdown-timeout` and the grace period let it come to its end.
+//! Some requests take twelve seconds: longer than the pause before SIGTERM, so that only `--shutdown-timeout` and the
+//! grace period let them come to their end. Others take a tenth of one: some are always on their way to a server that
+//! is told to go, and only the pause lets them in. [`shortened`](super::shortened) takes each of the three away.
 
 use anyhow::ensure;
 use serde_json::json;
@@ -16,19 +17,17 @@ use super::{ask, change, gone, settled};
 const NS: &str = "drain";
 /// Ten tokens a second, so that few tokens take long.
 pub const PACE: &str = "env: [{name: SIM_TOKENS_PER_SECOND, value: '10'}]";
-const SHORT: usize = 15;
-const LONG: usize = 80;
-/// More than two for each of eight servers.
-const LONG_AT_ONCE: usize = 20;
-const SHORT_AT_ONCE: usize = 12;
+/// Name of a load, its clients, and the tokens that each asks for.
+const LOADS: [(&str, usize, usize); 3] = [("brisk", 16, 1), ("short", 12, 15), ("long", 20, 120)];
 
 /// Up to 8 and back twice, then another template: no request fails, at the clients or in the engines.
 pub async fn nothing_is_cut_off(plane: &Plane) -> anyhow::Result<()> {
     namespace(plane, NS).await?;
     apply(plane, NS, &cluster("a", &format!("replicas: 1\n{PACE}"))).await?;
     until(plane, NS, "vllmcluster/a", &[("/status/readyReplicas", json!(1))]).await?;
-    apply(plane, NS, &load("short", "a", SHORT_AT_ONCE, SHORT)).await?;
-    apply(plane, NS, &load("long", "a", LONG_AT_ONCE, LONG)).await?;
+    for (name, clients, tokens) in LOADS {
+        apply(plane, NS, &load(name, "a", clients, tokens)).await?;
+    }
     for _ in 0..2 {
         scale(plane, 8).await?;
         all_are_busy(plane, 8).await?;
@@ -49,12 +48,12 @@ pub async fn nothing_is_cut_off(plane: &Plane) -> anyhow::Result<()> {
     .await?;
     settled(plane, NS, "a").await?;
 
-    let mut clients = 0;
-    for name in ["short", "long"] {
+    let mut all = 0;
+    for (name, clients, _) in LOADS {
         let Told { answered, failed } = end_of_load(plane, NS, name).await?;
         ensure!(failed.is_empty(), "{} of {answered} {name} requests failed: {failed:?}", failed.len());
-        ensure!(answered > 2 * LONG_AT_ONCE, "too few {name} requests to tell: {answered}");
-        clients += answered;
+        ensure!(answered > 2 * clients, "too few {name} requests to tell: {answered}");
+        all += answered;
     }
     kubectl(plane, NS, "delete vllmcluster a").ok().await?;
     gone(plane, NS, "pods").await?;
@@ -62,8 +61,8 @@ pub async fn nothing_is_cut_off(plane: &Plane) -> anyhow::Result<()> {
     ensure!(engines.cut_nothing_off(), "{engines:?}");
     ensure!(engines.served == 1 + 7 + 7 + 1 + 2, "{engines:?}");
     // Those that were under way when the load ended may have come to their end or not.
-    let most = clients + SHORT_AT_ONCE + LONG_AT_ONCE;
-    ensure!((clients..=most).contains(&engines.finished), "{clients} answers at the clients, {engines:?}");
+    let most = all + LOADS.iter().map(|(_, clients, _)| clients).sum::<usize>();
+    ensure!((all..=most).contains(&engines.finished), "{all} answers at the clients, {engines:?}");
     forget(plane, NS).await
 }
 

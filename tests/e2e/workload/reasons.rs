@@ -116,6 +116,9 @@ pub async fn whole(plane: &Plane) -> anyhow::Result<()> {
     ensure!(restarts(plane, NS, "too-slow").await? > 0, "beyond it, none has");
     shown::table(plane, NS).await?;
 
+    // What the messages ask for helps.
+    kubectl(plane, NS, "create secret generic absent --from-literal=token=hf_e2e").ok().await?;
+    condition(plane, NS, "no-token", ("Ready", "True", "EnoughReplicas")).await?;
     kill_process(frozen, Signal::CONT)?;
     condition(plane, NS, "frozen", ("Ready", "True", "EnoughReplicas")).await?;
     ask(plane, NS, "pods/frozen-0:8000", "/v1/models").await?;
@@ -171,7 +174,6 @@ async fn refused_by_others(plane: &Plane) -> anyhow::Result<()> {
     );
     let message = condition(plane, STRICT, "a", ("Ready", "False", "PodsRefused")).await?;
     ensure!(message.contains("PodSecurity \"restricted:latest\": runAsNonRoot"), "{message}");
-    // What the message asks for helps.
     kubectl(plane, FULL, "delete quota two-pods").ok().await?;
     condition(plane, FULL, "a", ("Ready", "True", "EnoughReplicas")).await.map(drop)
 }
