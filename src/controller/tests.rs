@@ -1,5 +1,8 @@
 //! Whole reconciliations against a scripted API server: what is written, and that nothing else is.
 
+mod api_server;
+mod transitions;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 

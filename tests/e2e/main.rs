@@ -5,6 +5,7 @@
 //! the other, each in a namespace of its own.
 
 mod admission;
+mod bench_control;
 mod certificates;
 mod closed_loop;
 mod daily_use;
@@ -14,11 +15,13 @@ mod manifests;
 mod matrix;
 mod messages;
 mod operator_down;
+mod owned;
 mod plane_itself;
 mod removal;
 mod scaled_objects;
 mod steady_state;
 mod suite;
+mod transitions;
 mod workflows;
 mod workload;
 
@@ -107,6 +110,9 @@ fn shared() -> Vec<(&'static str, Scenario)> {
             Box::pin(certificates::lost_authority(plane))
         }),
         ("steady_state::a_restart_writes_nothing", |plane| Box::pin(steady_state::restart(plane))),
+        ("transitions::every_change_ends_as_a_fresh_creation", |plane| {
+            Box::pin(transitions::every_change(plane))
+        }),
         ("removal::a_deleted_statefulset_comes_back", |plane| {
             Box::pin(removal::statefulset_comes_back(plane))
         }),
@@ -125,6 +131,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
 fn alone() -> Vec<(&'static str, suite::Alone)> {
     vec![
         ("keda_optional::keda_comes_and_goes", || Box::pin(keda_optional::comes_and_goes())),
+        ("bench_control::a_small_one", || Box::pin(bench_control::small())),
         ("plane_itself::a_warm_start_is_ready_in_time", || {
             Box::pin(plane_itself::a_warm_start_is_ready_in_time())
         }),

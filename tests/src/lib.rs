@@ -3,12 +3,14 @@
 //! Reading order: [`parts`] (the programs, built from pinned modules), [`plane`] (a control plane, from its owner's side and
 //! from its inside), [`namespaces`] and [`pki`] (what it stands on); [`node`] with [`images`] and [`sandbox`] (pods as
 //! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated); [`addons`] (KEDA, Prometheus, the operator);
-//! [`by_hand`] and [`demo`] (the commands).
+//! [`by_hand`], [`demo`] and [`bench_control`] with [`hollow`] (the commands).
 
 pub mod addons;
+pub mod bench_control;
 pub mod by_hand;
 pub mod demo;
 pub mod engine;
+pub mod hollow;
 pub mod images;
 pub mod load;
 pub mod namespaces;

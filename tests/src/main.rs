@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use testbed::plane::{enter, inside};
-use testbed::{by_hand, demo, engine, load, parts, sandbox};
+use testbed::{bench_control, by_hand, demo, engine, load, parts, sandbox};
 
 /// A Kubernetes control plane of your own, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ struct Cli {
 enum Command {
     /// The whole path on a real control plane, told and shown step by step.
     Demo(demo::Demo),
+    /// Many `VLLMClusters`, their pods without processes: how long, how much memory, how many writes.
+    BenchControl(bench_control::BenchControl),
     /// Builds the control plane's parts into the cache.
     Build,
     /// Starts a plane and leaves it running.
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::Sandbox(command) => return sandbox::main(&command),
         Command::Engine { args } => return engine::main(&args),
         Command::Demo(demo) => demo::main(&demo),
+        Command::BenchControl(bench) => bench_control::main(&bench),
         Command::Load(load) => load::main(load),
         Command::Build => parts::Binaries::ensure().map(drop).map_err(Into::into),
         Command::Up(up) => by_hand::up(up),

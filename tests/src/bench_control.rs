@@ -1,0 +1,267 @@
+//! `cargo bench-control`: many `VLLMClusters` on one plane, their pods without processes, and what that costs.
+//!
+//! **Architecture invariant**: figures are measured and printed; nothing is judged by time. What must hold whatever the
+//! machine is asserted by the test that runs a small one.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::PostParams;
+use kube::core::{DynamicObject, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, CustomResourceExt as _, ResourceExt as _};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use vllm_operator::api::VLLMCluster;
+
+use crate::parts::operator_binary;
+use crate::plane::{Plane, PlaneOptions, Write};
+use crate::{addons, hollow};
+
+const NAMESPACE: &str = "bench";
+/// The one that is created after a restart: when it has settled, all others have been looked at.
+const MARKER: &str = "marker";
+const OPERATOR: &str = "system:serviceaccount:vllm-operator-system:vllm-operator";
+/// Clusters that are created at once.
+const CREATORS: usize = 16;
+/// Tells a hang from a slow machine.
+const PATIENCE: Duration = Duration::from_mins(20);
+
+/// Options of `bench-control`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchControl {
+    /// How many VLLMClusters, of one replica each.
+    #[arg(long, default_value_t = 1000)]
+    clusters: usize,
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// How many clusters there were.
+    pub clusters: usize,
+    /// From the first request until all were created.
+    pub created: Duration,
+    /// From the first request until each had its StatefulSet.
+    pub stateful_sets: Duration,
+    /// From the first request until each was ready and said so.
+    pub settled: Duration,
+    /// The operator's writes meanwhile, by verb and resource.
+    pub writes: BTreeMap<String, usize>,
+    /// The operator's memory before, with all of them, and after a restart.
+    pub memory: [Memory; 3],
+    /// From a ready operator, started anew, until it had looked at all of them.
+    pub looked_at: Duration,
+    /// What it wrote about them by then.
+    pub writes_of_restart: Vec<Write>,
+}
+
+/// Memory of a process, in KiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Resident now.
+    pub resident: u64,
+    /// Resident at most so far.
+    pub peak: u64,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} MiB, at most {} MiB", self.resident / 1024, self.peak / 1024)
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [before, with_all, restarted] = self.memory;
+        let seconds = |label: &str, span: Duration| format!("{label:<34}{:.1} s", span.as_secs_f64());
+        // A number of clusters is far below 2^52.
+        #[allow(clippy::cast_precision_loss)]
+        let each = |count: usize| count as f64 / self.clusters as f64;
+        writeln!(f, "{} VLLMClusters of one replica", self.clusters)?;
+        writeln!(f, "{}", seconds("all created", self.created))?;
+        writeln!(f, "{}", seconds("all StatefulSets exist", self.stateful_sets))?;
+        writeln!(f, "{}", seconds("all ready, and told", self.settled))?;
+        for (what, count) in &self.writes {
+            writeln!(f, "{:<34}{count} ({:.2} per cluster)", format!("writes: {what}"), each(*count))?;
+        }
+        writeln!(f, "{:<34}{before}", "operator's memory before")?;
+        writeln!(f, "{:<34}{with_all}", "with all of them")?;
+        writeln!(f, "{:<34}{restarted}", "after a restart")?;
+        writeln!(f, "{}", seconds("restarted: all looked at again", self.looked_at))?;
+        write!(f, "{:<34}{}", "restarted: writes about them", self.writes_of_restart.len())
+    }
+}
+
+/// Starts a plane with the operator, and measures on it.
+pub fn main(bench: &BenchControl) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let mut options = PlaneOptions::new("bench-control", std::env::current_exe()?);
+        options.operator_exe = Some(tokio::task::spawn_blocking(operator_binary).await??);
+        let plane = Plane::start(options).await?;
+        addons::install_operator(&plane).await?;
+        addons::wait_for_operator(&plane).await?;
+        let figures = measure(&plane, bench.clusters).await?;
+        println!("{figures}");
+        println!("{:<34}{}", "build", if cfg!(debug_assertions) { "debug" } else { "release" });
+        plane.stop().await
+    })
+}
+
+/// Measures so many clusters on a plane with a ready operator.
+pub async fn measure(plane: &Plane, clusters: usize) -> anyhow::Result<Figures> {
+    let client = plane.client().await?;
+    let _node = hollow::start(client.clone()).await?;
+    let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
+    Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+
+    let before = memory(plane)?;
+    let written = plane.writes_by(OPERATOR)?.len();
+    let names: Vec<_> = (0..clusters).map(|index| format!("c-{index}")).collect();
+    let begun = Instant::now();
+    let after = |done: anyhow::Result<()>| done.map(|()| begun.elapsed());
+    let (created, stateful_sets, settled) = tokio::try_join!(
+        async { after(create(&client, &names).await) },
+        async { after(stateful_sets_exist(&client, clusters).await) },
+        async { after(all_settled(&client, &names).await) },
+    )?;
+    let mut writes = BTreeMap::new();
+    for write in plane.writes_by(OPERATOR)?.split_off(written) {
+        *writes.entry(format!("{} {}", write.verb, write.resource)).or_default() += 1;
+    }
+    let with_all = memory(plane)?;
+    let (looked_at, writes_of_restart) = restart(plane, &client).await?;
+    let memory = [before, with_all, memory(plane)?];
+    Ok(Figures { clusters, created, stateful_sets, settled, writes, memory, looked_at, writes_of_restart })
+}
+
+fn api(client: &Client) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), NAMESPACE, &VLLMCluster::api_resource())
+}
+
+async fn create(client: &Client, names: &[String]) -> anyhow::Result<()> {
+    let (clusters, params) = (&api(client), &PostParams::default());
+    futures::stream::iter(names)
+        .map(|name| async move {
+            let cluster = serde_json::from_value(json!({
+                "apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster",
+                "metadata": {"name": name},
+                "spec": {"replicas": 1, "podTemplate": {"spec": hollow::pod_spec()}},
+            }))?;
+            clusters.create(params, &cluster).await.with_context(|| format!("creating {name}"))?;
+            anyhow::Ok(())
+        })
+        .buffer_unordered(CREATORS)
+        .try_collect()
+        .await
+}
+
+async fn stateful_sets_exist(client: &Client, count: usize) -> anyhow::Result<()> {
+    let sets = Api::<PartialObjectMeta<StatefulSet>>::namespaced(client.clone(), NAMESPACE);
+    let sets = watcher(sets, watcher::Config::default()).default_backoff().applied_objects();
+    all_seen("StatefulSets", count, sets.try_filter_map(|set| async move { Ok(Some(set.name_any())) })).await
+}
+
+/// Waits until these clusters are ready and say that nothing is left to do.
+async fn all_settled(client: &Client, names: &[String]) -> anyhow::Result<()> {
+    let clusters = watcher(api(client), watcher::Config::default()).default_backoff().applied_objects();
+    let settled = clusters.try_filter_map(|cluster| async move {
+        let name = cluster.name_any();
+        Ok((is_settled(&cluster) && names.contains(&name)).then_some(name))
+    });
+    all_seen("settled VLLMClusters", names.len(), settled).await
+}
+
+fn is_settled(cluster: &DynamicObject) -> bool {
+    let status = &cluster.data["status"];
+    let says = |kind: &str, value: &str| {
+        let conditions = status["conditions"].as_array().into_iter().flatten();
+        conditions.into_iter().any(|condition| condition["type"] == kind && condition["status"] == value)
+    };
+    status["observedGeneration"] == Value::from(cluster.metadata.generation)
+        && says("Ready", "True")
+        && says("Reconciling", "False")
+}
+
+/// Waits until so many different names have been seen.
+async fn all_seen(
+    what: &str,
+    count: usize,
+    names: impl futures::Stream<Item = Result<String, watcher::Error>>,
+) -> anyhow::Result<()> {
+    let mut names = std::pin::pin!(names);
+    let mut seen = HashSet::new();
+    let counted = async {
+        while seen.len() < count {
+            match names.next().await {
+                Some(Ok(name)) => drop(seen.insert(name)),
+                // The watch tries again by itself.
+                Some(Err(error)) => tracing::debug!(%error, "watching {what}"),
+                None => break,
+            }
+        }
+    };
+    let in_time = timeout(PATIENCE, counted).await.is_ok();
+    anyhow::ensure!(in_time && seen.len() >= count, "{} of {count} {what} within {PATIENCE:?}", seen.len());
+    Ok(())
+}
+
+/// Stops and starts the operator: how long it takes to look at all clusters, and what it writes about them.
+async fn restart(plane: &Plane, client: &Client) -> anyhow::Result<(Duration, Vec<Write>)> {
+    let system = |args: &[&str]| plane.kubectl(&[&["-n", "vllm-operator-system"], args].concat()).ok();
+    let before = plane.writes_by(OPERATOR)?.len();
+    system(&["scale", "deployment/vllm-operator", "--replicas=0"]).await?;
+    let pods = "--selector=app.kubernetes.io/name=vllm-operator";
+    system(&["wait", "--for=delete", "pod", pods, "--timeout=90s"]).await?;
+    system(&["scale", "deployment/vllm-operator", "--replicas=1"]).await?;
+    system(&["rollout", "status", "deployment/vllm-operator", "--timeout=180s"]).await?;
+    let begun = Instant::now();
+    let marker = [MARKER.to_owned()];
+    create(client, &marker).await?;
+    all_settled(client, &marker).await?;
+    let looked_at = begun.elapsed();
+    let mut writes = plane.writes_by(OPERATOR)?.split_off(before);
+    writes.retain(|write| !(write.namespace == NAMESPACE && write.name.starts_with(MARKER)));
+    Ok((looked_at, writes))
+}
+
+/// Memory of the operator that runs on a plane.
+fn memory(plane: &Plane) -> anyhow::Result<Memory> {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
+    let of_plane = namespace(&plane.pid().to_string()).context("the plane's first process")?;
+    let pids = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let status = pids
+        .filter(|pid| namespace(pid).is_ok_and(|found| found == of_plane))
+        .filter_map(|pid| std::fs::read_to_string(Path::new("/proc").join(pid).join("status")).ok())
+        .find(|status| field(status, "Name:") == Some("vllm-operator"))
+        .context("no process of the operator runs on this plane")?;
+    let kib = |name: &str| {
+        field(&status, name).and_then(|text| text.parse().ok()).context("a process without memory")
+    };
+    Ok(Memory { resident: kib("VmRSS:")?, peak: kib("VmHWM:")? })
+}
+
+/// The first word after the name of a field of `/proc/<pid>/status`.
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_a_status() {
+        let status = "Name:\tvllm-operator\nVmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\n";
+        assert_eq!(field(status, "Name:"), Some("vllm-operator"));
+        assert_eq!(field(status, "VmRSS:"), Some("10240"));
+        assert_eq!(field(status, "VmSwap:"), None);
+    }
+}
