@@ -74,6 +74,9 @@ fn pod(spec: &VLLMClusterSpec) -> PodSpec {
         // A Service named `vllm` would set VLLM_PORT, and the engine would refuse to start.
         enable_service_links: Some(false),
         automount_service_account_token: Some(false),
+        // Stated, because the API server keeps a copy of it that outlives the field: pods would go on under an account
+        // that the spec does not name any more.
+        service_account_name: Some("default".into()),
         termination_grace_period_seconds: Some(PRE_STOP + i64::from(drain_seconds(spec)) + MARGIN),
         // Tensor parallelism exchanges through shared memory; the runtime's own 64 MiB are too little.
         volumes: Some([shared_memory].into_iter().chain(cache).collect()),

@@ -146,7 +146,10 @@ impl ApiServer {
     fn apply(&self, path: &str, desired: Value) -> Value {
         let mut objects = self.objects.lock().unwrap();
         let before = objects.remove(path).unwrap_or_default();
-        let live = merged("", Some(&before.live), &before.applied, &desired);
+        let mut live = merged("", Some(&before.live), &before.applied, &desired);
+        if path.contains("/statefulsets/") {
+            copy_account(&mut live["spec"]["template"]["spec"]);
+        }
         let answer = seen(path, &live);
         objects.insert(path.to_owned(), Stored { applied: desired, live });
         answer
@@ -182,6 +185,18 @@ pub fn merged(field: &str, live: Option<&Value>, before: &Value, desired: &Value
             entries.chain(of_others).collect()
         }
         (_, desired) => desired.clone(),
+    }
+}
+
+/// The account has an older name of its own, which fills in the newer one.
+fn copy_account(pod: &mut Value) {
+    if pod["serviceAccountName"].is_null() {
+        pod["serviceAccountName"] = pod["serviceAccount"].clone();
+    }
+    pod["serviceAccount"] = pod["serviceAccountName"].clone();
+    if pod["serviceAccount"].is_null() {
+        let pod = pod.as_object_mut().unwrap();
+        pod.retain(|field, _| !field.starts_with("serviceAccount"));
     }
 }
 
