@@ -9,6 +9,7 @@ mod bench_control;
 mod certificates;
 mod closed_loop;
 mod daily_use;
+mod interference;
 mod keda_optional;
 mod lint;
 mod manifests;
@@ -113,6 +114,9 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("transitions::every_change_ends_as_a_fresh_creation", |plane| {
             Box::pin(transitions::every_change(plane))
         }),
+        ("interference::every_field_comes_back", |plane| Box::pin(interference::every_field(plane))),
+        ("interference::every_object_comes_back", |plane| Box::pin(interference::every_object(plane))),
+        ("interference::what_is_of_others_stays", |plane| Box::pin(interference::what_is_of_others(plane))),
         ("removal::a_deleted_statefulset_comes_back", |plane| {
             Box::pin(removal::statefulset_comes_back(plane))
         }),

@@ -2,6 +2,8 @@
 //!
 //! **Architecture invariant**: read, and made comparable; nothing is judged here.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context as _;
 use axum::http::Request;
 use kube::Client;
@@ -130,6 +132,25 @@ pub fn comparable(object: &Value) -> Value {
     }
     object["status"] = Value::Null;
     object
+}
+
+/// Where two values differ, each place with both.
+pub fn differences(found: &Value, wanted: &Value, at: &str, all: &mut Vec<String>) {
+    match (found, wanted) {
+        (Value::Object(one), Value::Object(other)) => {
+            let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+            for name in names {
+                differences(&found[name], &wanted[name], &format!("{at}/{name}"), all);
+            }
+        }
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            for (index, (one, other)) in one.iter().zip(other).enumerate() {
+                differences(one, other, &format!("{at}/{index}"), all);
+            }
+        }
+        _ if found == wanted => {}
+        _ => all.push(format!("{at} is {found} instead of {wanted}")),
+    }
 }
 
 /// A namespace in which clusters get all of their objects, and those get no pods.

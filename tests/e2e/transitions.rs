@@ -16,7 +16,8 @@ use serde_json::{Map, Value};
 use testbed::plane::{Plane, Write};
 
 use super::owned::{
-    Kind, OPERATOR, cluster_path, comparable, create, get, namespace_without_pods, objects, observed,
+    Kind, OPERATOR, cluster_path, comparable, create, differences, get, namespace_without_pods, objects,
+    observed,
 };
 use super::suite::forget;
 
@@ -97,10 +98,12 @@ pub async fn every_change(plane: &Plane) -> anyhow::Result<()> {
             writes.entry(cluster).or_default().push(write);
         }
     }
+    let mut failures: Vec<_> = steps.iter().flatten().flat_map(|step| step.failures.clone()).collect();
     for (walk, steps) in walks.iter().zip(&steps) {
         let writes = writes.remove(&walk.name).unwrap_or_default();
-        judge_writes(&walk.name, steps, &writes)?;
+        failures.extend(judge_writes(&walk.name, steps, &writes).err().map(|error| format!("{error:#}")));
     }
+    ensure!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     // One when the spec was taken, one when the StatefulSet controller has seen it, and one in between at most.
     ensure!(of_status <= 3 * (changes + walks.len()), "{of_status} writes of a status for {changes} changes");
     for namespace in &namespaces {
@@ -138,7 +141,7 @@ async fn taken(client: &Client, walk: &Walk, fresh: &[Objects]) -> anyhow::Resul
     let mut steps = Vec::new();
     let mut from = None;
     for to in way(walk.specs.len()) {
-        let step = Step::between(from, to, walk, fresh);
+        let mut step = Step::between(from, to, walk, fresh);
         match from {
             None => create(client, NS, &walk.name, &walk.specs[to]).await?,
             Some(_) => {
@@ -146,13 +149,13 @@ async fn taken(client: &Client, walk: &Walk, fresh: &[Objects]) -> anyhow::Resul
             }
         }
         let found = seen(client, NS, &walk.name).await.with_context(|| step.what.clone())?;
+        let mut differing = Vec::new();
         for kind in Kind::ALL {
-            let (found, wanted) = (found.get(&kind), fresh[to].get(&kind));
-            ensure!(
-                found == wanted,
-                "{}: {kind:?} is not that of a fresh creation; it has {found:#?}\ninstead of {wanted:#?}",
-                step.what
-            );
+            let object = |objects: &Objects| objects.get(&kind).cloned().unwrap_or_default();
+            differences(&object(&found), &object(&fresh[to]), &format!("{kind:?}"), &mut differing);
+        }
+        if !differing.is_empty() {
+            step.failures.push(format!("{}: not as a fresh creation: {differing:#?}", step.what));
         }
         steps.push(step);
         from = Some(to);
@@ -184,6 +187,8 @@ struct Step {
     what: String,
     /// Verb, resource and name, sorted.
     writes: Vec<String>,
+    /// What was seen instead of what was wanted.
+    failures: Vec<String>,
 }
 
 impl Step {
@@ -204,7 +209,7 @@ impl Step {
             })
             .collect();
         writes.sort();
-        Self { what, writes }
+        Self { what, writes, failures: Vec::new() }
     }
 }
 

@@ -1,0 +1,274 @@
+//! Another actor changes, takes away or deletes all that the operator has applied, one thing at a time.
+//!
+//! The places are those that the API server says the operator manages, so none can be forgotten. [`REFUSED`] says what
+//! the API server lets nobody change, [`LEFT`] what is of others and stays; all else comes back.
+
+mod places;
+
+use anyhow::{Context as _, ensure};
+use axum::http::Request;
+use futures::{StreamExt as _, TryStreamExt as _};
+use kube::Client;
+use serde_json::{Value, json};
+use testbed::plane::Plane;
+use testbed::plane::wait::{Deadline, eventually};
+
+use self::places::{Place, another, owned};
+use super::owned::{Kind, comparable, create, differences, get, namespace_without_pods, objects, observed};
+use super::suite::{PATIENCE, forget, kubectl};
+
+const NS: &str = "interference";
+const MANAGER: &str = "vllm-operator";
+/// Clusters among which the places are divided.
+const CLUSTERS: usize = 4;
+
+/// Beginnings of places that the API server lets nobody change, by kind.
+const REFUSED: &[(Kind, &str)] = &[];
+
+/// What others may add to an object, and where it then is. It stays, also when the operator applies the object anew.
+const LEFT: &[(Kind, &str, &str)] = &[
+    (Kind::StatefulSet, r#"{"metadata": {"labels": {"team": "a"}}}"#, "/metadata/labels/team"),
+    (Kind::StatefulSet, r#"{"metadata": {"annotations": {"note": "a"}}}"#, "/metadata/annotations/note"),
+    (Kind::StatefulSet, r#"{"spec": {"minReadySeconds": 1}}"#, "/spec/minReadySeconds"),
+    (Kind::StatefulSet, r#"{"spec": {"revisionHistoryLimit": 3}}"#, "/spec/revisionHistoryLimit"),
+    // `kubectl rollout restart`.
+    (
+        Kind::StatefulSet,
+        r#"{"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}}}"#,
+        "/spec/template/metadata/annotations/kubectl.kubernetes.io~1restartedAt",
+    ),
+    // What a mesh or an agent of another operator adds.
+    (
+        Kind::StatefulSet,
+        r#"{"spec": {"template": {"spec": {"containers": [{"name": "agent", "image": "agent:1"}]}}}}"#,
+        "/spec/template/spec/containers/2",
+    ),
+    (
+        Kind::StatefulSet,
+        r#"{"spec": {"template": {"spec": {"containers": [{"name": "vllm", "env": [{"name": "OF_ANOTHER", "value": "x"}]}]}}}}"#,
+        "/spec/template/spec/containers/0/env/1",
+    ),
+    (
+        Kind::StatefulSet,
+        r#"{"spec": {"template": {"spec": {"containers": [{"name": "vllm", "imagePullPolicy": "Always"}]}}}}"#,
+        "/spec/template/spec/containers/0/imagePullPolicy",
+    ),
+    (
+        Kind::StatefulSet,
+        r#"{"spec": {"template": {"spec": {"dnsPolicy": "Default"}}}}"#,
+        "/spec/template/spec/dnsPolicy",
+    ),
+    (Kind::ClientService, r#"{"metadata": {"annotations": {"lb": "internal"}}}"#, "/metadata/annotations/lb"),
+    (Kind::ClientService, r#"{"spec": {"type": "LoadBalancer"}}"#, "/spec/type"),
+    (Kind::ClientService, r#"{"spec": {"sessionAffinity": "ClientIP"}}"#, "/spec/sessionAffinity"),
+    (Kind::ClientService, r#"{"spec": {"ports": [{"name": "other", "port": 81}]}}"#, "/spec/ports/1"),
+    (Kind::HeadlessService, r#"{"metadata": {"labels": {"team": "a"}}}"#, "/metadata/labels/team"),
+    (Kind::Budget, r#"{"metadata": {"labels": {"team": "a"}}}"#, "/metadata/labels/team"),
+];
+
+/// A spec that makes the operator state as much as it can.
+fn spec() -> Value {
+    json!({
+        "replicas": 1, "model": "tiny", "args": ["--enforce-eager"],
+        "env": [{"name": "A", "value": "1"}],
+        "envFrom": [{"configMapRef": {"name": "one", "optional": true}}],
+        "resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "1"}},
+        "huggingFaceToken": {"secretName": "hf"},
+        "modelCache": {"claim": {"size": "1Gi"}},
+        "sharedMemorySize": "1Gi",
+        "updateStrategy": {"maxUnavailable": 2},
+        "disruptionBudget": {"maxUnavailable": 1},
+        "podTemplate": {
+            "metadata": {"labels": {"team": "a"}, "annotations": {"note": "x"}},
+            "spec": {
+                "nodeSelector": {"disk": "ssd"},
+                "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                "serviceAccountName": "models",
+                "imagePullSecrets": [{"name": "one"}],
+                "containers": [{"name": "side", "image": "side:1"}],
+                "initContainers": [{"name": "fetch", "image": "fetch:1"}],
+            },
+        },
+    })
+}
+
+/// What is done to a place.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Deed {
+    Change,
+    Remove,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq)]
+enum End {
+    /// The API server does not let anybody.
+    Refused,
+    /// It is as it was.
+    Restored,
+}
+
+/// Each place in turn.
+pub async fn every_field(plane: &Plane) -> anyhow::Result<()> {
+    namespace_without_pods(plane, NS).await?;
+    let client = plane.client().await?;
+    let names: Vec<_> = (0..CLUSTERS).map(|index| format!("c-{index}")).collect();
+    for name in &names {
+        create(&client, NS, name, &spec()).await?;
+        observed(&client, NS, name).await?;
+    }
+    let (client, parts) = (&client, CLUSTERS);
+    let failures: Vec<Vec<String>> = futures::stream::iter(names.iter().enumerate())
+        .map(|(part, name)| async move {
+            let mut failures = Vec::new();
+            for kind in Kind::ALL {
+                failures.extend(interfere(client, kind, name, part, parts).await?);
+            }
+            anyhow::Ok(failures)
+        })
+        .buffered(CLUSTERS)
+        .try_collect()
+        .await?;
+    let failures = failures.concat();
+    ensure!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    Ok(())
+}
+
+/// Takes its part of the places of one object; what did not end as the table says.
+async fn interfere(
+    client: &Client,
+    kind: Kind,
+    name: &str,
+    part: usize,
+    parts: usize,
+) -> anyhow::Result<Vec<String>> {
+    let path = kind.path(NS, name);
+    let object = get(client, &path).await?.with_context(|| format!("{path} does not exist"))?;
+    let places = owned(&object, MANAGER)?;
+    ensure!(places.len() > 10, "{path}: {places:?}");
+    let mut failures = Vec::new();
+    for place in places.iter().skip(part).step_by(parts) {
+        for deed in [Deed::Change, Deed::Remove] {
+            if deed == Deed::Change && place.entry {
+                continue;
+            }
+            let wanted = if is_refused(kind, place) { End::Refused } else { End::Restored };
+            let ended = end(client, &path, &places, place, deed).await;
+            match ended {
+                Ok(ended) if ended == wanted => {}
+                Ok(ended) => failures.push(format!("{kind:?} {deed:?} {place}: {ended:?}")),
+                Err(error) => failures.push(format!("{kind:?} {deed:?} {place}: {error:#}")),
+            }
+        }
+    }
+    Ok(failures)
+}
+
+fn is_refused(kind: Kind, place: &Place) -> bool {
+    let place = place.to_string();
+    REFUSED.iter().any(|(of, beginning)| *of == kind && place.starts_with(beginning))
+}
+
+/// Does it, and waits for the end of it. Whatever of another's stays behind goes with the object.
+async fn end(
+    client: &Client,
+    path: &str,
+    places: &[Place],
+    place: &Place,
+    deed: Deed,
+) -> anyhow::Result<End> {
+    let before = get(client, path).await?.context("it does not exist")?;
+    let pointer = place.pointer(&before).context("it is not there any more")?;
+    let value = before.pointer(&pointer).cloned().unwrap_or_default();
+    let patch = match deed {
+        Deed::Change => json!([{"op": "replace", "path": pointer, "value": another(&value)}]),
+        Deed::Remove => json!([{"op": "remove", "path": pointer}]),
+    };
+    let after = match interfering(client, path, "application/json-patch+json", &patch).await {
+        Ok(after) => after,
+        Err(kube::Error::Api(status)) if status.code == 422 => return Ok(End::Refused),
+        Err(error) => return Err(error).context("the API server"),
+    };
+    ensure!(after["metadata"]["uid"] == before["metadata"]["uid"], "another object");
+    if place.value(&after) == Some(&value) {
+        // The API server itself puts back what is left out.
+        return Ok(End::Restored);
+    }
+    let restored = eventually("it is restored", Deadline::after(PATIENCE / 3), || async {
+        let now = get(client, path).await.map_err(|error| format!("{error:#}"))?.ok_or("gone")?;
+        let missing: Vec<_> = places
+            .iter()
+            .filter(|place| !place.entry && place.value(&now) != place.value(&before))
+            .map(|place| format!("{place} is {:?}", place.value(&now)))
+            .collect();
+        if missing.is_empty() { Ok(now) } else { Err(missing.join(", ")) }
+    })
+    .await;
+    let clean = restored.as_ref().is_ok_and(|now| comparable(now) == comparable(&before));
+    if !clean {
+        deleted(client, path, &before).await.context("made anew")?;
+    }
+    restored.map(|_| End::Restored)
+}
+
+/// Deletes an object, and waits until it is back as it was.
+async fn deleted(client: &Client, path: &str, before: &Value) -> anyhow::Result<()> {
+    client.request::<Value>(Request::delete(path).body(Vec::new())?).await?;
+    let uid = |object: &Value| object["metadata"]["uid"].clone();
+    eventually("it is made anew, as it was", Deadline::after(PATIENCE), || async {
+        let now = get(client, path).await.map_err(|error| format!("{error:#}"))?.ok_or("gone")?;
+        let mut differing = Vec::new();
+        differences(&comparable(&now), &comparable(before), "", &mut differing);
+        match uid(&now) != uid(before) && differing.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{differing:?}")),
+        }
+    })
+    .await
+}
+
+async fn interfering(client: &Client, path: &str, form: &str, patch: &Value) -> kube::Result<Value> {
+    let request = Request::patch(format!("{path}?fieldManager=somebody-else"))
+        .header("content-type", form)
+        .body(patch.to_string().into_bytes())
+        .map_err(kube::Error::HttpError)?;
+    client.request(request).await
+}
+
+/// Each object is deleted, and comes back.
+pub async fn every_object(plane: &Plane) -> anyhow::Result<()> {
+    let client = plane.client().await?;
+    let objects = objects(&client, NS, "c-0").await?;
+    ensure!(objects.len() == Kind::ALL.len(), "{objects:#?}");
+    for (kind, object) in &objects {
+        deleted(&client, &kind.path(NS, "c-0"), object).await.with_context(|| format!("{kind:?}"))?;
+    }
+    Ok(())
+}
+
+/// What others have added stays when the operator applies an object anew.
+pub async fn what_is_of_others(plane: &Plane) -> anyhow::Result<()> {
+    let client = plane.client().await?;
+    for (kind, patch, pointer) in LEFT {
+        let patch: Value = serde_json::from_str(patch)?;
+        let form = "application/strategic-merge-patch+json";
+        let after = interfering(&client, &kind.path(NS, "c-0"), form, &patch).await?;
+        ensure!(after.pointer(pointer).is_some(), "{kind:?}: {patch} adds no {pointer}");
+    }
+    let before = objects(&client, NS, "c-0").await?;
+    // Each object has something of it.
+    let change = r#"{"spec":{"port":9000,"disruptionBudget":{"maxUnavailable":2}}}"#;
+    kubectl(plane, NS, &format!("patch vllmcluster c-0 --type=merge -p {change}")).ok().await?;
+    observed(&client, NS, "c-0").await?;
+    let after = objects(&client, NS, "c-0").await?;
+    for ((kind, before), (_, after)) in before.iter().zip(&after) {
+        ensure!(comparable(before) != comparable(after), "{kind:?} was not applied anew");
+    }
+    for (kind, _, pointer) in LEFT {
+        let of = |objects: &[(Kind, Value)]| {
+            objects.iter().find(|(of, _)| of == kind).and_then(|(_, object)| object.pointer(pointer).cloned())
+        };
+        ensure!(of(&before).is_some() && of(&before) == of(&after), "{kind:?} {pointer}: {:?}", of(&after));
+    }
+    forget(plane, NS).await
+}
