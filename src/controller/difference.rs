@@ -12,6 +12,19 @@ use sha2::{Digest as _, Sha256};
 /// Annotation with the digest of what was applied last.
 pub const DIGEST: &str = "training.distributed-inference.io/applied-digest";
 
+/// Fields that the API server keeps also when they are false, zero or empty, because without them something else holds:
+/// links to Services are set, a token is mounted, the image's user is taken, the volume is another.
+const KEPT: &[&str] = &[
+    "allowPrivilegeEscalation",
+    "automountServiceAccountToken",
+    "emptyDir",
+    "enableServiceLinks",
+    "fsGroup",
+    "hostUsers",
+    "runAsGroup",
+    "runAsUser",
+];
+
 /// Puts the digest of an object into its annotations. Only the object's own: in a pod template it would restart
 /// the pods.
 pub fn stamp(object: &mut Value) {
@@ -25,7 +38,7 @@ pub fn states_all(desired: &Value, live: &Value) -> bool {
     match (desired, live) {
         (Value::Object(desired), Value::Object(live)) => {
             desired.iter().all(|(name, value)| match live.get(name) {
-                None => is_empty(value),
+                None => is_empty(value) && !KEPT.contains(&name.as_str()),
                 Some(found) if matches!(name.as_str(), "limits" | "requests") => {
                     same_quantities(value, found)
                 }
@@ -153,6 +166,9 @@ mod tests {
     #[case::changed(json!({"a": 1}), json!({"a": 2}), false)]
     #[case::missing(json!({"a": 1}), json!({}), false)]
     #[case::empty_left_out(json!({"value": "", "list": [], "object": {"a": null}}), json!({}), true)]
+    #[case::false_is_not_left_out(json!({"enableServiceLinks": false}), json!({}), false)]
+    #[case::zero_is_not_left_out(json!({"runAsUser": 0}), json!({}), false)]
+    #[case::a_volume_of_another_source(json!([{"name": "a", "emptyDir": {}}]), json!([{"name": "a", "hostPath": {"path": "/"}}]), false)]
     #[case::not_empty_after_all(json!({"value": ""}), json!({"value": "x"}), false)]
     #[case::keyed_entries_of_others(json!([{"name": "a", "v": 1}]), json!([{"name": "b"}, {"name": "a", "v": 1, "w": 2}]), true)]
     #[case::keyed_entry_changed(json!([{"name": "a", "v": 1}]), json!([{"name": "a", "v": 2}]), false)]
