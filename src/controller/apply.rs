@@ -3,11 +3,14 @@
 //! Architecture invariant: each object is written by itself; the failure of one keeps back neither the others nor
 //! the status.
 
+use std::fmt::Debug;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -66,7 +69,7 @@ pub async fn apply(client: &Client, cluster: &ValidatedCluster, plan: Plan, obse
     let Observed { live, cause } = observed;
     let set = Kind::StatefulSet.index();
     let set_before = match (&plan.steps[set], &live[set]) {
-        (Step::Apply(_), Ok(live)) => live.clone(),
+        (Step::Apply(_) | Step::Renumber(_), Ok(live)) => live.clone(),
         _ => None,
     };
     let steps = Kind::ALL.into_iter().zip(plan.steps).zip(live);
@@ -74,10 +77,20 @@ pub async fn apply(client: &Client, cluster: &ValidatedCluster, plan: Plan, obse
     let mut outcomes = steps.map(|((kind, step), live)| {
         Box::pin(async move {
             match (step, live) {
-                (Step::Apply(desired), _) => match write(client, cluster, kind, &desired).await {
-                    Ok(live) => Outcome::Done(live),
-                    Err(error) => Outcome::Failed(error),
-                },
+                (Step::Apply(desired), _) => {
+                    let name = desired["metadata"]["name"].as_str().unwrap_or_default();
+                    // An owned object is ours alone: whoever else states one of our fields loses it.
+                    let params = PatchParams::apply(FIELD_MANAGER).force();
+                    let patch = Patch::Apply(typed(kind, &desired));
+                    done(write(client, cluster, kind, name, &params, &patch).await)
+                }
+                (Step::Renumber(patch), Ok(Some(live))) => {
+                    let name = live["metadata"]["name"].as_str().unwrap_or_default();
+                    let params =
+                        PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+                    let patch = Patch::Json::<()>(patch);
+                    done(write(client, cluster, kind, name, &params, &patch).await)
+                }
                 (Step::Remove(uid), _) => match remove(client, cluster, kind, uid).await {
                     Ok(()) => Outcome::Absent,
                     Err(error) => Outcome::Failed(error),
@@ -86,7 +99,7 @@ pub async fn apply(client: &Client, cluster: &ValidatedCluster, plan: Plan, obse
                 (Step::Absent, Ok(_)) => Outcome::Absent,
                 (Step::Keep, Ok(Some(live))) => Outcome::Done(live),
                 // Nothing is kept that does not exist, and nothing is unread that was read.
-                (Step::Keep | Step::Wait | Step::Unread, Ok(_)) => Outcome::Waiting,
+                (Step::Keep | Step::Renumber(_) | Step::Wait | Step::Unread, Ok(_)) => Outcome::Waiting,
                 (Step::Foreign(owner), Ok(_)) => Outcome::Foreign(owner),
             }
         })
@@ -123,30 +136,35 @@ async fn remove(
     }
 }
 
-async fn write(
+fn done(written: Result<Value, CallError>) -> Outcome {
+    match written {
+        Ok(live) => Outcome::Done(live),
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
+async fn write<P: Serialize + Debug>(
     client: &Client,
     cluster: &ValidatedCluster,
     kind: Kind,
-    desired: &Value,
+    name: &str,
+    params: &PatchParams,
+    patch: &Patch<P>,
 ) -> Result<Value, CallError> {
-    let name = desired["metadata"]["name"].as_str().unwrap_or_default();
     let what = || format!("applying {kind} {name}");
-    // An owned object is ours alone: whoever else states one of our fields loses it.
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    let patch = Patch::Apply(typed(kind, desired));
     let live = async {
         Ok::<_, kube::Error>(match kind {
             Kind::StatefulSet => {
                 let api = Api::<StatefulSet>::namespaced(client.clone(), &cluster.namespace);
-                serde_json::to_value(api.patch(name, &params, &patch).await?)
+                serde_json::to_value(api.patch(name, params, patch).await?)
             }
             Kind::HeadlessService | Kind::ClientService => {
                 let api = Api::<Service>::namespaced(client.clone(), &cluster.namespace);
-                serde_json::to_value(api.patch(name, &params, &patch).await?)
+                serde_json::to_value(api.patch(name, params, patch).await?)
             }
             Kind::Budget => {
                 let api = Api::<PodDisruptionBudget>::namespaced(client.clone(), &cluster.namespace);
-                serde_json::to_value(api.patch(name, &params, &patch).await?)
+                serde_json::to_value(api.patch(name, params, patch).await?)
             }
         })
     };

@@ -11,6 +11,7 @@ mod difference;
 mod observe;
 mod plan;
 mod pods;
+mod ports;
 mod status;
 
 use std::collections::HashMap;

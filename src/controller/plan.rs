@@ -5,6 +5,7 @@
 //! Architecture invariant: a plain function; it holds for any two snapshots, so that a write made twice, or from
 //! old knowledge, is harmless.
 
+use json_patch::Patch;
 use serde_json::Value;
 
 use crate::api::names::{GROUP, KIND, LABEL_CLUSTER, LABEL_MANAGED_BY, OPERATOR};
@@ -13,6 +14,7 @@ use crate::objects::{ValidatedCluster, budget, service, statefulset};
 use super::Kind;
 use super::difference::{DIGEST, stamp, states_all};
 use super::observe::Observed;
+use super::ports::renumbered;
 
 /// What to do about one object.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +23,9 @@ pub enum Step {
     Keep,
     /// It is missing or differs: apply this.
     Apply(Value),
+    /// A port of it has another number than ours, which no apply could put right: this JSON patch does. All else that
+    /// differs is applied when that write has been seen.
+    Renumber(Patch),
     /// It is on its way out, and is made anew once it is gone.
     Wait,
     /// It is not ours: whose it is and what to do, for the condition.
@@ -94,7 +99,7 @@ fn step(kind: Kind, cluster: &ValidatedCluster, desired: Value, live: Option<&Va
             } else if states_all(&desired, live) {
                 Step::Keep
             } else {
-                Step::Apply(desired)
+                renumbered(&desired, live).map_or(Step::Apply(desired), Step::Renumber)
             }
         }
         // Left over from a deleted cluster of the same name: garbage collection takes it.
