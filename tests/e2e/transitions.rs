@@ -145,7 +145,7 @@ async fn taken(client: &Client, walk: &Walk, fresh: &[Objects]) -> anyhow::Resul
         match from {
             None => create(client, NS, &walk.name, &walk.specs[to]).await?,
             Some(_) => {
-                replace(client, &walk.name, &walk.specs[to]).await.with_context(|| step.what.clone())?
+                replace(client, &walk.name, &walk.specs[to]).await.with_context(|| step.what.clone())?;
             }
         }
         let found = seen(client, NS, &walk.name).await.with_context(|| step.what.clone())?;

@@ -32,7 +32,7 @@ impl Table {
     /// The base with these states on top; null takes a field away.
     fn spec(&self, states: &[&Map<String, Value>]) -> Value {
         let mut spec = self.base.clone();
-        spec.extend(states.iter().copied().cloned().flatten());
+        spec.extend(states.iter().copied().flatten().map(|(name, value)| (name.clone(), value.clone())));
         spec.retain(|_, value| !value.is_null());
         Value::Object(spec)
     }

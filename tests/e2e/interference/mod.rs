@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
 
-use self::places::{Place, another, owned};
+use self::places::{Place, another, find, owned};
 use super::owned::{Kind, comparable, create, differences, get, namespace_without_pods, objects, observed};
 use super::suite::{PATIENCE, forget, kubectl};
 
@@ -22,8 +22,79 @@ const MANAGER: &str = "vllm-operator";
 /// Clusters among which the places are divided.
 const CLUSTERS: usize = 4;
 
-/// Beginnings of places that the API server lets nobody change, by kind.
-const REFUSED: &[(Kind, &str)] = &[];
+const BOTH: &[Deed] = &[Deed::Change, Deed::Remove];
+const CHANGE: &[Deed] = &[Deed::Change];
+const REMOVE: &[Deed] = &[Deed::Remove];
+
+/// Places of an object with what the API server lets nobody do to them.
+struct Refused {
+    kind: Kind,
+    deeds: &'static [Deed],
+    places: &'static [&'static str],
+}
+
+const REFUSED: &[Refused] = &[
+    // Fixed with its creation.
+    Refused {
+        kind: Kind::StatefulSet,
+        deeds: BOTH,
+        places: &[
+            "/spec/selector",
+            "/spec/serviceName",
+            "/spec/podManagementPolicy",
+            "/spec/volumeClaimTemplates",
+            // What the selector asks for.
+            "/spec/template/metadata/labels/app",
+            "/spec/template/metadata/labels/cluster",
+            "/spec/template/metadata/labels/component",
+        ],
+    },
+    Refused { kind: Kind::HeadlessService, deeds: CHANGE, places: &["/spec/clusterIP"] },
+    // What must be there.
+    Refused {
+        kind: Kind::StatefulSet,
+        deeds: REMOVE,
+        places: &[
+            "/spec/template/spec/containers[side]/image",
+            "/spec/template/spec/containers[side]/name",
+            "/spec/template/spec/containers[vllm]/env[A]/name",
+            "/spec/template/spec/containers[vllm]/env[HF_HOME]/name",
+            "/spec/template/spec/containers[vllm]/env[HF_TOKEN]/name",
+            "/spec/template/spec/containers[vllm]/env[HF_TOKEN]/valueFrom/secretKeyRef",
+            "/spec/template/spec/containers[vllm]/image",
+            "/spec/template/spec/containers[vllm]/livenessProbe/httpGet/port",
+            "/spec/template/spec/containers[vllm]/name",
+            "/spec/template/spec/containers[vllm]/ports[8000,TCP]/containerPort",
+            "/spec/template/spec/containers[vllm]/readinessProbe/httpGet/port",
+            "/spec/template/spec/containers[vllm]/securityContext/seccompProfile/type",
+            "/spec/template/spec/containers[vllm]/startupProbe/httpGet/port",
+            "/spec/template/spec/containers[vllm]/volumeMounts[/dev/shm]/mountPath",
+            "/spec/template/spec/containers[vllm]/volumeMounts[/model-cache]/mountPath",
+            "/spec/template/spec/initContainers[fetch]/image",
+            "/spec/template/spec/initContainers[fetch]/name",
+            // It is mounted.
+            "/spec/template/spec/volumes[shm]",
+        ],
+    },
+    Refused {
+        kind: Kind::ClientService,
+        deeds: REMOVE,
+        places: &["/spec/ports[8000,TCP]", "/spec/ports[8000,TCP]/port"],
+    },
+    Refused { kind: Kind::HeadlessService, deeds: REMOVE, places: &["/spec/ports[8000,TCP]/port"] },
+    // What something else refers to.
+    Refused {
+        kind: Kind::StatefulSet,
+        deeds: BOTH,
+        places: &[
+            "/spec/template/spec/containers[vllm]/volumeMounts[/dev/shm]/name",
+            "/spec/template/spec/containers[vllm]/volumeMounts[/model-cache]/name",
+            "/spec/template/spec/volumes[shm]/name",
+        ],
+    },
+    // With another type, there is no rolling update to be configured.
+    Refused { kind: Kind::StatefulSet, deeds: CHANGE, places: &["/spec/updateStrategy/type"] },
+];
 
 /// What others may add to an object, and where it then is. It stays, also when the operator applies the object anew.
 const LEFT: &[(Kind, &str, &str)] = &[
@@ -41,17 +112,17 @@ const LEFT: &[(Kind, &str, &str)] = &[
     (
         Kind::StatefulSet,
         r#"{"spec": {"template": {"spec": {"containers": [{"name": "agent", "image": "agent:1"}]}}}}"#,
-        "/spec/template/spec/containers/2",
+        "/spec/template/spec/containers[agent]",
     ),
     (
         Kind::StatefulSet,
         r#"{"spec": {"template": {"spec": {"containers": [{"name": "vllm", "env": [{"name": "OF_ANOTHER", "value": "x"}]}]}}}}"#,
-        "/spec/template/spec/containers/0/env/1",
+        "/spec/template/spec/containers[vllm]/env[OF_ANOTHER]",
     ),
     (
         Kind::StatefulSet,
         r#"{"spec": {"template": {"spec": {"containers": [{"name": "vllm", "imagePullPolicy": "Always"}]}}}}"#,
-        "/spec/template/spec/containers/0/imagePullPolicy",
+        "/spec/template/spec/containers[vllm]/imagePullPolicy",
     ),
     (
         Kind::StatefulSet,
@@ -61,7 +132,7 @@ const LEFT: &[(Kind, &str, &str)] = &[
     (Kind::ClientService, r#"{"metadata": {"annotations": {"lb": "internal"}}}"#, "/metadata/annotations/lb"),
     (Kind::ClientService, r#"{"spec": {"type": "LoadBalancer"}}"#, "/spec/type"),
     (Kind::ClientService, r#"{"spec": {"sessionAffinity": "ClientIP"}}"#, "/spec/sessionAffinity"),
-    (Kind::ClientService, r#"{"spec": {"ports": [{"name": "other", "port": 81}]}}"#, "/spec/ports/1"),
+    (Kind::ClientService, r#"{"spec": {"ports": [{"name": "other", "port": 81}]}}"#, "/spec/ports[other]"),
     (Kind::HeadlessService, r#"{"metadata": {"labels": {"team": "a"}}}"#, "/metadata/labels/team"),
     (Kind::Budget, r#"{"metadata": {"labels": {"team": "a"}}}"#, "/metadata/labels/team"),
 ];
@@ -93,7 +164,7 @@ fn spec() -> Value {
 }
 
 /// What is done to a place.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
     Change,
     Remove,
@@ -117,6 +188,7 @@ pub async fn every_field(plane: &Plane) -> anyhow::Result<()> {
         create(&client, NS, name, &spec()).await?;
         observed(&client, NS, name).await?;
     }
+    none_is_stale(&client, &names[0]).await?;
     let (client, parts) = (&client, CLUSTERS);
     let failures: Vec<Vec<String>> = futures::stream::iter(names.iter().enumerate())
         .map(|(part, name)| async move {
@@ -131,6 +203,18 @@ pub async fn every_field(plane: &Plane) -> anyhow::Result<()> {
         .await?;
     let failures = failures.concat();
     ensure!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    Ok(())
+}
+
+/// Whether each row of [`REFUSED`] speaks of something that the operator applies.
+async fn none_is_stale(client: &Client, name: &str) -> anyhow::Result<()> {
+    for Refused { kind, places, .. } in REFUSED {
+        let object = get(client, &kind.path(NS, name)).await?.with_context(|| format!("no {kind:?}"))?;
+        let owned: Vec<_> = owned(&object, MANAGER)?.iter().map(ToString::to_string).collect();
+        let stale: Vec<_> =
+            places.iter().filter(|place| !owned.iter().any(|owned| owned == *place)).collect();
+        ensure!(stale.is_empty(), "of {kind:?} the operator does not apply {stale:?}, but {owned:#?}");
+    }
     Ok(())
 }
 
@@ -152,7 +236,7 @@ async fn interfere(
             if deed == Deed::Change && place.entry {
                 continue;
             }
-            let wanted = if is_refused(kind, place) { End::Refused } else { End::Restored };
+            let wanted = if is_refused(kind, deed, place) { End::Refused } else { End::Restored };
             let ended = end(client, &path, &places, place, deed).await;
             match ended {
                 Ok(ended) if ended == wanted => {}
@@ -164,27 +248,24 @@ async fn interfere(
     Ok(failures)
 }
 
-fn is_refused(kind: Kind, place: &Place) -> bool {
+fn is_refused(kind: Kind, deed: Deed, place: &Place) -> bool {
     let place = place.to_string();
-    REFUSED.iter().any(|(of, beginning)| *of == kind && place.starts_with(beginning))
+    let refuses = |refused: &Refused| {
+        refused.kind == kind && refused.deeds.contains(&deed) && refused.places.contains(&place.as_str())
+    };
+    REFUSED.iter().any(refuses)
 }
 
 /// Does it, and waits for the end of it. Whatever of another's stays behind goes with the object.
-async fn end(
-    client: &Client,
-    path: &str,
-    places: &[Place],
-    place: &Place,
-    deed: Deed,
-) -> anyhow::Result<End> {
-    let before = get(client, path).await?.context("it does not exist")?;
+async fn end(client: &Client, at: &str, places: &[Place], place: &Place, deed: Deed) -> anyhow::Result<End> {
+    let before = get(client, at).await?.context("it does not exist")?;
     let pointer = place.pointer(&before).context("it is not there any more")?;
     let value = before.pointer(&pointer).cloned().unwrap_or_default();
     let patch = match deed {
         Deed::Change => json!([{"op": "replace", "path": pointer, "value": another(&value)}]),
         Deed::Remove => json!([{"op": "remove", "path": pointer}]),
     };
-    let after = match interfering(client, path, "application/json-patch+json", &patch).await {
+    let after = match interfering(client, at, "application/json-patch+json", &patch).await {
         Ok(after) => after,
         Err(kube::Error::Api(status)) if status.code == 422 => return Ok(End::Refused),
         Err(error) => return Err(error).context("the API server"),
@@ -195,7 +276,7 @@ async fn end(
         return Ok(End::Restored);
     }
     let restored = eventually("it is restored", Deadline::after(PATIENCE / 3), || async {
-        let now = get(client, path).await.map_err(|error| format!("{error:#}"))?.ok_or("gone")?;
+        let now = get(client, at).await.map_err(|error| format!("{error:#}"))?.ok_or("gone")?;
         let missing: Vec<_> = places
             .iter()
             .filter(|place| !place.entry && place.value(&now) != place.value(&before))
@@ -206,29 +287,27 @@ async fn end(
     .await;
     let clean = restored.as_ref().is_ok_and(|now| comparable(now) == comparable(&before));
     if !clean {
-        deleted(client, path, &before).await.context("made anew")?;
+        deleted(client, at, &before).await.context("made anew")?;
     }
     restored.map(|_| End::Restored)
 }
 
 /// Deletes an object, and waits until it is back as it was.
-async fn deleted(client: &Client, path: &str, before: &Value) -> anyhow::Result<()> {
-    client.request::<Value>(Request::delete(path).body(Vec::new())?).await?;
+async fn deleted(client: &Client, at: &str, before: &Value) -> anyhow::Result<()> {
+    client.request::<Value>(Request::delete(at).body(Vec::new())?).await?;
     let uid = |object: &Value| object["metadata"]["uid"].clone();
     eventually("it is made anew, as it was", Deadline::after(PATIENCE), || async {
-        let now = get(client, path).await.map_err(|error| format!("{error:#}"))?.ok_or("gone")?;
+        let now = get(client, at).await.map_err(|error| format!("{error:#}"))?.ok_or("gone")?;
         let mut differing = Vec::new();
         differences(&comparable(&now), &comparable(before), "", &mut differing);
-        match uid(&now) != uid(before) && differing.is_empty() {
-            true => Ok(()),
-            false => Err(format!("{differing:?}")),
-        }
+        let back = uid(&now) != uid(before) && differing.is_empty();
+        if back { Ok(()) } else { Err(format!("{differing:?}")) }
     })
     .await
 }
 
-async fn interfering(client: &Client, path: &str, form: &str, patch: &Value) -> kube::Result<Value> {
-    let request = Request::patch(format!("{path}?fieldManager=somebody-else"))
+async fn interfering(client: &Client, at: &str, form: &str, patch: &Value) -> kube::Result<Value> {
+    let request = Request::patch(format!("{at}?fieldManager=somebody-else"))
         .header("content-type", form)
         .body(patch.to_string().into_bytes())
         .map_err(kube::Error::HttpError)?;
@@ -253,7 +332,7 @@ pub async fn what_is_of_others(plane: &Plane) -> anyhow::Result<()> {
         let patch: Value = serde_json::from_str(patch)?;
         let form = "application/strategic-merge-patch+json";
         let after = interfering(&client, &kind.path(NS, "c-0"), form, &patch).await?;
-        ensure!(after.pointer(pointer).is_some(), "{kind:?}: {patch} adds no {pointer}");
+        ensure!(find(&after, pointer).is_some(), "{kind:?}: {patch} adds no {pointer}");
     }
     let before = objects(&client, NS, "c-0").await?;
     // Each object has something of it.
@@ -266,7 +345,7 @@ pub async fn what_is_of_others(plane: &Plane) -> anyhow::Result<()> {
     }
     for (kind, _, pointer) in LEFT {
         let of = |objects: &[(Kind, Value)]| {
-            objects.iter().find(|(of, _)| of == kind).and_then(|(_, object)| object.pointer(pointer).cloned())
+            objects.iter().find(|(of, _)| of == kind).and_then(|(_, object)| find(object, pointer).cloned())
         };
         ensure!(of(&before).is_some() && of(&before) == of(&after), "{kind:?} {pointer}: {:?}", of(&after));
     }

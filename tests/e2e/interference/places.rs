@@ -104,6 +104,16 @@ fn walk(fields: &Value, steps: &mut Vec<Step>, places: &mut Vec<Place>) -> anyho
     Ok(())
 }
 
+/// What is at a place as the tables write it: a JSON pointer, with the names of entries in brackets.
+pub fn find<'a>(object: &'a Value, place: &str) -> Option<&'a Value> {
+    place.split('/').skip(1).try_fold(object, |at, token| match token.split_once('[') {
+        None => at.pointer(&format!("/{token}")),
+        Some((list, name)) => {
+            at[list].as_array()?.iter().find(|entry| entry["name"] == name.trim_end_matches(']'))
+        }
+    })
+}
+
 /// Values of which the API server takes few, each with another one.
 const ENUMERATIONS: &[(&str, &str)] = &[
     ("Memory", ""),
@@ -128,8 +138,8 @@ pub fn another(value: &Value) -> Value {
             None if text.parse::<u8>().is_ok() => json!(format!("{text}1")),
             None => json!(format!("{text}-x")),
         },
-        Value::Array(list) => match list.last() {
-            Some(last) => json!([list.as_slice(), &[another(last)]].concat()),
+        Value::Array(items) => match items.last() {
+            Some(last) => json!([items.as_slice(), &[another(last)]].concat()),
             None => json!(["x"]),
         },
         Value::Object(fields) => {
