@@ -14,7 +14,7 @@ use crate::policy::workload::{borrowed, check, not_taken, not_theirs_to_lend};
 use crate::policy::{Clause, Outcome};
 use crate::world::live::LiveError;
 
-use super::{Admission, Phase};
+use super::{Admission, Phase, budget};
 
 #[derive(Deserialize)]
 struct Part {
@@ -48,7 +48,7 @@ impl Admission {
         }
         if let Some(field) = borrowed(&new, old.as_ref()).filter(|_| Clause::WriterIsAsked.in_force()) {
             let user = &request.user;
-            if !self.live.may_create_statefulsets(&request.namespace, user).await? {
+            if !self.live.may_create_statefulsets(&request.namespace, user, budget(request)).await? {
                 outcome.add_refusal(not_theirs_to_lend(field, &user.username, &request.namespace));
             }
         }
@@ -60,7 +60,7 @@ impl Admission {
             || !new.env_from.is_empty();
         // What the policy refuses already would only be said twice.
         if let Some(template) = template.filter(|_| sound && stated && changed) {
-            let faults = self.live.faults_of_template(&request.namespace, template).await?;
+            let faults = self.live.faults_of_template(&request.namespace, template, budget(request)).await?;
             for (field, message) in faults {
                 outcome.add_refusal(not_taken(new.pod_template.is_some(), &field, &message));
             }

@@ -171,7 +171,12 @@ impl Live {
     }
 
     /// Whether a user may create StatefulSets in a namespace.
-    pub async fn may_create_statefulsets(&self, namespace: &str, user: &User<'_>) -> Result<bool, LiveError> {
+    pub async fn may_create_statefulsets(
+        &self,
+        namespace: &str,
+        user: &User<'_>,
+        within: Duration,
+    ) -> Result<bool, LiveError> {
         let what = format!("what {} may do in {namespace}", user.username);
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
@@ -191,7 +196,7 @@ impl Live {
         let api = Api::<SubjectAccessReview>::all(self.reader.client.clone());
         let params = PostParams::default();
         let answer = self.reader.send(what.clone(), api.create(&params, &review));
-        let answer = in_time(what, answer).await?;
+        let answer = in_time(what, within, answer).await?;
         Ok(answer.status.is_some_and(|status| status.allowed))
     }
 
@@ -200,6 +205,7 @@ impl Live {
         &self,
         namespace: &str,
         template: PodTemplateSpec,
+        within: Duration,
     ) -> Result<Vec<(String, String)>, LiveError> {
         let what = format!("a dry run of a PodTemplate in {namespace}");
         let object = PodTemplate {
@@ -220,7 +226,7 @@ impl Live {
                 Err(error) => Err(error),
             }
         });
-        in_time(what, answer).await
+        in_time(what, within, answer).await
     }
 
     /// The requests that containers of a namespace get without stating any.

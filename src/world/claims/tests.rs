@@ -7,7 +7,7 @@ fn scaler(name: &str) -> Scaler {
 }
 
 fn hpa(name: &str) -> ForeignHpa {
-    ForeignHpa { name: name.into() }
+    ForeignHpa { name: name.into(), min: 1, max: 5 }
 }
 
 fn key(cluster: &str) -> Key {
