@@ -126,14 +126,20 @@ fn of_pod(pod: &Pod, startup_seconds: i32) -> Option<(Reason, String)> {
     if condition("Ready").is_some_and(|ready| ready.status == "True") {
         return None;
     }
+    let turned = condition("Ready").and_then(|ready| Some(ready.last_transition_time.as_ref()?.0));
     let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     containers
-        .filter_map(|container| of_container(container, startup_seconds))
+        .filter_map(|container| of_container(container, turned, startup_seconds))
         .min_by_key(|(reason, _)| *reason)
         .or(Some((Reason::Starting, "it is being set up".into())))
 }
 
-fn of_container(container: &ContainerStatus, startup_seconds: i32) -> Option<(Reason, String)> {
+/// `turned` is when the pod came to be ready or unready.
+fn of_container(
+    container: &ContainerStatus,
+    turned: Option<Timestamp>,
+    startup_seconds: i32,
+) -> Option<(Reason, String)> {
     let name = &container.name;
     let state = container.state.as_ref()?;
     let before = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
@@ -154,14 +160,14 @@ fn of_container(container: &ContainerStatus, startup_seconds: i32) -> Option<(Re
     if let Some(end) = state.terminated.as_ref().filter(|end| end.exit_code != 0) {
         return Some(of_end(container, end, startup_seconds));
     }
-    running(container, state, before, startup_seconds)
+    running(container, state, (before, turned), startup_seconds)
 }
 
 /// A container that runs and is not ready.
 fn running(
     container: &ContainerStatus,
     state: &ContainerState,
-    before: Option<&ContainerStateTerminated>,
+    (before, turned): (Option<&ContainerStateTerminated>, Option<Timestamp>),
     startup_seconds: i32,
 ) -> Option<(Reason, String)> {
     let name = &container.name;
@@ -172,8 +178,15 @@ fn running(
     match before {
         // It has ended before, and nothing says yet that this time is another.
         Some(end) if container.started != Some(true) => Some(of_end(container, end, startup_seconds)),
-        _ if container.started == Some(true) => {
+        // A pod that has been unready since before the container started waits for its first answer.
+        _ if container.started == Some(true) && turned.is_none_or(|turned| turned <= since) => {
+            Some((Reason::Starting, format!("container {name} has started, and is not ready yet")))
+        }
+        _ if container.started == Some(true) && name == CONTAINER => {
             Some((Reason::NotHealthy, format!("container {name} does not answer GET /health")))
+        }
+        _ if container.started == Some(true) => {
+            Some((Reason::NotHealthy, format!("container {name} is not ready any more")))
         }
         _ if name == CONTAINER => {
             let until = since.checked_add(SignedDuration::from_secs(startup_seconds.into())).unwrap_or(since);

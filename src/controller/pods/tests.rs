@@ -22,6 +22,14 @@ fn ended(end: &Value) -> Value {
     )
 }
 
+/// A server that started with the year, in a pod that is unready since `turned`.
+fn unready_since(turned: &str) -> Value {
+    let mut status =
+        container(&json!({"started": true, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}));
+    status["conditions"] = json!([{"type": "Ready", "status": "False", "lastTransitionTime": turned}]);
+    status
+}
+
 #[rstest]
 #[case::unschedulable(
     json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}]}),
@@ -63,9 +71,15 @@ fn ended(end: &Value) -> Value {
     container(&json!({"started": false, "restartCount": 1, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, "lastState": {"terminated": {"exitCode": 2}}})),
     Reason::CrashLoop, "pod a-0: container vllm ended with exit code 2, 1 restarts so far"
 )]
+#[case::started(
+    unready_since("2025-12-31T23:59:58Z"),
+    Reason::Starting,
+    "pod a-0: container vllm has started, and is not ready yet"
+)]
 #[case::silent(
-    container(&json!({"started": true, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}})),
-    Reason::NotHealthy, "pod a-0: container vllm does not answer GET /health"
+    unready_since("2026-01-01T00:00:01Z"),
+    Reason::NotHealthy,
+    "pod a-0: container vllm does not answer GET /health"
 )]
 #[case::creating(
     container(&json!({"state": {"waiting": {"reason": "ContainerCreating"}}})),

@@ -1,11 +1,19 @@
 //! Every reason for which a cluster does not serve, from its real cause to the condition.
 
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+
 use anyhow::{Context as _, ensure};
+use futures::TryStreamExt as _;
 use jiff::Timestamp;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, ResourceExt as _};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
+use vllm_operator::api::VLLMCluster;
 
 use crate::suite::{PATIENCE, apply, cluster, forget, get, kubectl, namespace, scaled_object, until};
 
@@ -79,6 +87,7 @@ pub async fn whole(plane: &Plane) -> anyhow::Result<()> {
     for ns in [NS, FULL, STRICT] {
         namespace(plane, ns).await?;
     }
+    let history = history(plane).await?;
     apply(plane, NS, &without_processes()).await?;
     // Requests for this Service would be at `tcp://…` in `VLLM_PORT`.
     kubectl(plane, NS, "create service clusterip vllm --tcp=80").ok().await?;
@@ -122,7 +131,44 @@ pub async fn whole(plane: &Plane) -> anyhow::Result<()> {
     kill_process(frozen, Signal::CONT)?;
     condition(plane, NS, "frozen", ("Ready", "True", "EnoughReplicas")).await?;
     ask(plane, NS, "pods/frozen-0:8000", "/v1/models").await?;
+    no_false_alarm(&history)?;
     clean_up(plane).await
+}
+
+/// Every reason of the condition `Ready` from now on, by cluster.
+type History = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+
+async fn history(plane: &Plane) -> anyhow::Result<History> {
+    let seen = History::default();
+    let sink = Arc::clone(&seen);
+    let api = Api::<VLLMCluster>::namespaced(plane.client().await?, NS);
+    tokio::spawn(async move {
+        let mut clusters = pin!(watcher(api, watcher::Config::default()).applied_objects());
+        while let Ok(Some(cluster)) = clusters.try_next().await {
+            let Ok(mut seen) = sink.lock() else { return };
+            let reasons = seen.entry(cluster.name_any()).or_default();
+            let conditions = cluster.status.map(|status| status.conditions).unwrap_or_default();
+            let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+            reasons.extend(ready.map(|ready| ready.reason).filter(|reason| reasons.last() != Some(reason)));
+        }
+    });
+    Ok(seen)
+}
+
+/// A server that does nothing but start is never said to be broken on its way.
+fn no_false_alarm(history: &History) -> anyhow::Result<()> {
+    let seen = history.lock().map_err(|_| anyhow::anyhow!("the watch panicked"))?;
+    for name in ["serves", "loads-in-time"] {
+        let reasons = seen.get(name).with_context(|| format!("nothing was seen of {name}"))?;
+        let harmless = ["NotEnoughReplicas", "Starting", "Loading", "EnoughReplicas"];
+        ensure!(
+            reasons.iter().all(|reason| harmless.contains(&reason.as_str()))
+                && reasons.last().is_some_and(|reason| reason == "EnoughReplicas"),
+            "{name}: {reasons:?}"
+        );
+    }
+    ensure!(seen.get("frozen").is_some_and(|reasons| reasons.iter().any(|reason| reason == "NotHealthy")));
+    Ok(())
 }
 
 /// A node that nobody is, and a policy that keeps pods of the cluster `evicted` from being deleted: the StatefulSet
