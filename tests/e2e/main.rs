@@ -104,8 +104,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
             Box::pin(workload::shortened::each_part_is_needed(plane))
         }),
         ("workload::models_are_kept", |plane| Box::pin(workload::cache::claims(plane))),
-        ("workload::changes_of_the_spec", |plane| Box::pin(workload::changes::of_the_spec(plane))),
-        ("workload::changes_of_owners", |plane| Box::pin(workload::changes::of_owners(plane))),
+        ("workload::what_comes_and_goes_with_a_change", |plane| Box::pin(workload::changes::whole(plane))),
         ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
         ("certificates::a_lost_authority_is_made_anew", |plane| {
             Box::pin(certificates::lost_authority(plane))

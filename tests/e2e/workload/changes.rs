@@ -11,17 +11,23 @@ use super::{ask, change, condition, gone, settled};
 
 const NS: &str = "changes";
 
-/// Budget, port and image, one after the other on a cluster of two.
-pub async fn of_the_spec(plane: &Plane) -> anyhow::Result<()> {
+/// All of them at once, each on a cluster of its own.
+pub async fn whole(plane: &Plane) -> anyhow::Result<()> {
     namespace(plane, NS).await?;
-    let budget = "disruptionBudget: {minAvailable: 2}";
-    apply(plane, NS, &cluster("a", &format!("replicas: 2\n{budget}"))).await?;
+    tokio::try_join!(
+        budget_and_port(plane),
+        broken_images(plane),
+        restored_from_a_backup(plane),
+        belongs_to_somebody_else(plane)
+    )?;
+    forget(plane, NS).await
+}
+
+async fn budget_and_port(plane: &Plane) -> anyhow::Result<()> {
+    apply(plane, NS, &cluster("a", "replicas: 2\ndisruptionBudget: {minAvailable: 2}")).await?;
     settled(plane, NS, "a").await?;
     budget_comes_and_goes(plane).await?;
-    port_moves(plane).await?;
-    broken_image(plane).await?;
-    kubectl(plane, NS, "delete vllmcluster a").ok().await?;
-    gone(plane, NS, "pods,services,statefulsets,poddisruptionbudgets").await
+    port_moves(plane).await
 }
 
 /// Evictions are refused while the budget asks for it; one of somebody else's outlives the field.
@@ -68,33 +74,35 @@ async fn port_moves(plane: &Plane) -> anyhow::Result<()> {
 }
 
 /// A broken image stops at the first pod, and a good one goes past it without a hand.
-async fn broken_image(plane: &Plane) -> anyhow::Result<()> {
-    let first = get(plane, NS, "pod/a-0").await?["metadata"]["uid"].clone();
-    change(plane, NS, "a", &json!({"image": "vllm/vllm-openai:missing"})).await?;
-    let waiting = "/status/containerStatuses/0/state/waiting/reason";
-    until(plane, NS, "pod/a-1", &[(waiting, json!("ImagePullBackOff"))]).await?;
-    let message = condition(plane, NS, "a", ("Reconciling", "True", "RollingOut")).await?;
-    ensure!(message.contains("pod a-1: image vllm/vllm-openai:missing"), "{message}");
-    ensure!(
-        get(plane, NS, "pod/a-0").await?["metadata"]["uid"] == first,
-        "the pod that serves was replaced too"
-    );
-    change(plane, NS, "a", &json!({"image": "vllm/vllm-openai:v0.32.0", "model": "tiny"})).await?;
-    settled(plane, NS, "a").await?;
-    let models = ask(plane, NS, "services/a:9000", "/v1/models").await?;
-    ensure!(models["data"][0]["id"] == "tiny", "{models}");
-    condition(plane, NS, "a", ("Ready", "True", "EnoughReplicas")).await?;
-
+async fn broken_images(plane: &Plane) -> anyhow::Result<()> {
+    apply(plane, NS, &cluster("rolled", "replicas: 2")).await?;
     // The same where no pod serves, so that nothing rolls.
-    apply(plane, NS, &cluster("broken", "replicas: 2\nimage: vllm/vllm-openai:missing")).await?;
-    condition(plane, NS, "broken", ("Ready", "False", "ImagePull")).await?;
-    change(plane, NS, "broken", &json!({"image": null})).await?;
-    settled(plane, NS, "broken").await?;
-    kubectl(plane, NS, "delete vllmcluster broken").ok().await.map(drop)
+    apply(plane, NS, &cluster("new", "replicas: 2\nimage: vllm/vllm-openai:missing")).await?;
+    settled(plane, NS, "rolled").await?;
+    let first = get(plane, NS, "pod/rolled-0").await?["metadata"]["uid"].clone();
+    change(plane, NS, "rolled", &json!({"image": "vllm/vllm-openai:missing"})).await?;
+    let waiting = "/status/containerStatuses/0/state/waiting/reason";
+    until(plane, NS, "pod/rolled-1", &[(waiting, json!("ImagePullBackOff"))]).await?;
+    let message = condition(plane, NS, "rolled", ("Reconciling", "True", "RollingOut")).await?;
+    ensure!(message.contains("pod rolled-1: image vllm/vllm-openai:missing"), "{message}");
+    ensure!(
+        get(plane, NS, "pod/rolled-0").await?["metadata"]["uid"] == first,
+        "the pod that serves went too"
+    );
+    change(plane, NS, "rolled", &json!({"image": "vllm/vllm-openai:v0.32.0", "model": "tiny"})).await?;
+    condition(plane, NS, "new", ("Ready", "False", "ImagePull")).await?;
+    change(plane, NS, "new", &json!({"image": null})).await?;
+    for name in ["rolled", "new"] {
+        settled(plane, NS, name).await?;
+        condition(plane, NS, name, ("Ready", "True", "EnoughReplicas")).await?;
+    }
+    let models = ask(plane, NS, "services/rolled:8000", "/v1/models").await?;
+    ensure!(models["data"][0]["id"] == "tiny", "{models}");
+    Ok(())
 }
 
-/// What stands there already: our own from a backup is taken over with its pods, somebody else's is left alone.
-pub async fn of_owners(plane: &Plane) -> anyhow::Result<()> {
+/// Objects of our own that a backup brought back are taken over with their pods.
+async fn restored_from_a_backup(plane: &Plane) -> anyhow::Result<()> {
     const OBJECTS: [&str; 3] = ["statefulset/kept", "service/kept", "service/kept-pods"];
     apply(plane, NS, &cluster("kept", "replicas: 1")).await?;
     settled(plane, NS, "kept").await?;
@@ -103,7 +111,7 @@ pub async fn of_owners(plane: &Plane) -> anyhow::Result<()> {
         backup.push(restored(get(plane, NS, what).await?)?);
     }
     kubectl(plane, NS, "delete vllmcluster kept").ok().await?;
-    gone(plane, NS, "pods,services,statefulsets").await?;
+    gone(plane, NS, "pods,services,statefulsets -l cluster=kept").await?;
     apply(plane, NS, &json!({"apiVersion": "v1", "kind": "List", "items": backup}).to_string()).await?;
     until(plane, NS, "statefulset/kept", &[("/status/readyReplicas", json!(1))]).await?;
     let pod = get(plane, NS, "pod/kept-0").await?["metadata"]["uid"].clone();
@@ -114,7 +122,11 @@ pub async fn of_owners(plane: &Plane) -> anyhow::Result<()> {
         until(plane, NS, what, &[("/metadata/ownerReferences/0/uid", owner.clone())]).await?;
     }
     ensure!(get(plane, NS, "pod/kept-0").await?["metadata"]["uid"] == pod, "the pod was made anew");
+    Ok(())
+}
 
+/// Somebody else's Service is left alone, and the way out that the condition names is one.
+async fn belongs_to_somebody_else(plane: &Plane) -> anyhow::Result<()> {
     kubectl(plane, NS, "create service clusterip theirs --tcp=80").ok().await?;
     let before = get(plane, NS, "service/theirs").await?;
     apply(plane, NS, &cluster("theirs", "")).await?;
@@ -128,8 +140,7 @@ pub async fn of_owners(plane: &Plane) -> anyhow::Result<()> {
         if owner == "VLLMCluster" { Ok(()) } else { Err(service["metadata"].to_string()) }
     })
     .await?;
-    condition(plane, NS, "theirs", ("Stalled", "False", "NothingInTheWay")).await?;
-    forget(plane, NS).await
+    condition(plane, NS, "theirs", ("Stalled", "False", "NothingInTheWay")).await.map(drop)
 }
 
 /// An object as a backup brings it back: without what the API server gives, and without owners, whose uids are gone.

@@ -15,8 +15,8 @@ use super::engines::Engines;
 use super::gone;
 
 const NS: &str = "shortened";
-/// Twelve seconds: more than the pause before SIGTERM, and than the shortened grace period.
-const LONG: usize = 120;
+/// Ten seconds: more than the pause before SIGTERM, and than the shortened grace period.
+const LONG: usize = 100;
 const LONG_AT_ONCE: usize = 6;
 /// A tenth of a second, so that some are always on their way to the server that goes.
 const BRISK_AT_ONCE: usize = 16;
