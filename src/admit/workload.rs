@@ -3,12 +3,13 @@
 //! Architecture invariant: asks the API server only about what this write changes, and only in the validating phase,
 //! which sees what will be stored.
 
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodTemplateSpec, Volume};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use webhook::review::Request;
 
 use crate::api::VLLMClusterSpec;
+use crate::objects::pod::CACHE;
 use crate::objects::{labels, pod};
 use crate::policy::workload::{borrowed, check, not_taken, not_theirs_to_lend};
 use crate::policy::{Clause, Outcome};
@@ -69,8 +70,20 @@ impl Admission {
     }
 }
 
+/// The template as a pod would have it. The volume of a claim of each replica is added by the StatefulSet controller;
+/// without one of that name, the API server would not take what mounts it.
 fn template(name: &str, spec: &VLLMClusterSpec) -> Option<PodTemplateSpec> {
-    pod::template(labels(name), spec).ok()
+    let mut template = pod::template(labels(name), spec).ok()?;
+    if spec.model_cache.as_ref().is_some_and(|cache| cache.claim.is_some())
+        && let Some(pod) = &mut template.spec
+    {
+        pod.volumes.get_or_insert_default().push(Volume {
+            name: CACHE.into(),
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        });
+    }
+    Some(template)
 }
 
 #[cfg(test)]
@@ -88,6 +101,18 @@ mod tests {
             (ACCESS, Reply::Object(json!({"spec": {}, "status": {"allowed": may}}))),
             (TEMPLATES, dry_run),
         ])
+    }
+
+    #[test]
+    fn every_mount_of_the_template_has_its_volume() {
+        for cache in [json!({"claim": {"size": "1Gi"}}), json!({"existingClaim": "models"})] {
+            let spec = serde_json::from_value(json!({"modelCache": cache})).unwrap();
+            let pod = serde_json::to_value(template("a", &spec).unwrap()).unwrap()["spec"].take();
+            let names = |list: &Value| -> Vec<_> {
+                list.as_array().unwrap().iter().map(|entry| entry["name"].clone()).collect()
+            };
+            assert_eq!(names(&pod["volumes"]), names(&pod["containers"][0]["volumeMounts"]), "{cache}");
+        }
     }
 
     fn taken() -> Reply {
