@@ -24,6 +24,6 @@ pub async fn small() -> anyhow::Result<()> {
     ensure!(writes("patch vllmclusters/status") >= CLUSTERS, "{figures}");
     ensure!(figures.writes.len() == 3, "{figures}");
     ensure!(figures.writes_of_restart.is_empty(), "{:#?}", figures.writes_of_restart);
-    ensure!(figures.memory.iter().all(|memory| memory.resident > 1024), "{figures}");
+    ensure!(figures.usage.iter().all(|usage| usage.resident > 1024), "{figures}");
     plane.stop().await
 }

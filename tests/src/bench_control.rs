@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -22,12 +21,12 @@ use tokio::time::timeout;
 use vllm_operator::api::VLLMCluster;
 
 use crate::parts::operator_binary;
+use crate::plane::audit::stateful_sets_read;
+use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, PlaneOptions, Write};
 use crate::{addons, hollow};
 
 const NAMESPACE: &str = "bench";
-/// The one that is created after a restart: when it has settled, all others have been looked at.
-const MARKER: &str = "marker";
 const OPERATOR: &str = "system:serviceaccount:vllm-operator-system:vllm-operator";
 /// Clusters that are created at once.
 const CREATORS: usize = 16;
@@ -55,32 +54,36 @@ pub struct Figures {
     pub settled: Duration,
     /// The operator's writes meanwhile, by verb and resource.
     pub writes: BTreeMap<String, usize>,
-    /// The operator's memory before, with all of them, and after a restart.
-    pub memory: [Memory; 3],
-    /// From a ready operator, started anew, until it had looked at all of them.
+    /// What the operator has taken before, with all of them, and after a restart.
+    pub usage: [Usage; 3],
+    /// From the start of the operator's Deployment until it had looked at all of them.
     pub looked_at: Duration,
     /// What it wrote about them by then.
     pub writes_of_restart: Vec<Write>,
 }
 
-/// Memory of a process, in KiB.
+/// What a process takes.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory {
-    /// Resident now.
+pub struct Usage {
+    /// Resident memory now, in KiB.
     pub resident: u64,
-    /// Resident at most so far.
+    /// Resident memory at most so far, in KiB.
     pub peak: u64,
+    /// Time on a processor so far.
+    pub processor: Duration,
 }
 
-impl fmt::Display for Memory {
+impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} MiB, at most {} MiB", self.resident / 1024, self.peak / 1024)
+        let Self { resident, peak, processor } = self;
+        let seconds = processor.as_secs_f64();
+        write!(f, "{} MiB, at most {} MiB; {seconds:.1} s of processor time", resident / 1024, peak / 1024)
     }
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [before, with_all, restarted] = self.memory;
+        let [before, with_all, restarted] = self.usage;
         let seconds = |label: &str, span: Duration| format!("{label:<34}{:.1} s", span.as_secs_f64());
         // A number of clusters is far below 2^52.
         #[allow(clippy::cast_precision_loss)]
@@ -92,7 +95,7 @@ impl fmt::Display for Figures {
         for (what, count) in &self.writes {
             writeln!(f, "{:<34}{count} ({:.2} per cluster)", format!("writes: {what}"), each(*count))?;
         }
-        writeln!(f, "{:<34}{before}", "operator's memory before")?;
+        writeln!(f, "{:<34}{before}", "the operator before")?;
         writeln!(f, "{:<34}{with_all}", "with all of them")?;
         writeln!(f, "{:<34}{restarted}", "after a restart")?;
         writeln!(f, "{}", seconds("restarted: all looked at again", self.looked_at))?;
@@ -122,7 +125,7 @@ pub async fn measure(plane: &Plane, clusters: usize) -> anyhow::Result<Figures> 
     let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
     Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await?;
 
-    let before = memory(plane)?;
+    let before = usage(plane)?;
     let written = plane.writes_by(OPERATOR)?.len();
     let names: Vec<_> = (0..clusters).map(|index| format!("c-{index}")).collect();
     let begun = Instant::now();
@@ -136,10 +139,10 @@ pub async fn measure(plane: &Plane, clusters: usize) -> anyhow::Result<Figures> 
     for write in plane.writes_by(OPERATOR)?.split_off(written) {
         *writes.entry(format!("{} {}", write.verb, write.resource)).or_default() += 1;
     }
-    let with_all = memory(plane)?;
-    let (looked_at, writes_of_restart) = restart(plane, &client).await?;
-    let memory = [before, with_all, memory(plane)?];
-    Ok(Figures { clusters, created, stateful_sets, settled, writes, memory, looked_at, writes_of_restart })
+    let with_all = usage(plane)?;
+    let (looked_at, writes_of_restart) = restart(plane, &names).await?;
+    let usage = [before, with_all, usage(plane)?];
+    Ok(Figures { clusters, created, stateful_sets, settled, writes, usage, looked_at, writes_of_restart })
 }
 
 fn api(client: &Client) -> Api<DynamicObject> {
@@ -213,39 +216,59 @@ async fn all_seen(
     Ok(())
 }
 
-/// Stops and starts the operator: how long it takes to look at all clusters, and what it writes about them.
-async fn restart(plane: &Plane, client: &Client) -> anyhow::Result<(Duration, Vec<Write>)> {
+/// Stops and starts the operator: how long it takes to look at all clusters, and what it writes.
+async fn restart(plane: &Plane, names: &[String]) -> anyhow::Result<(Duration, Vec<Write>)> {
     let system = |args: &[&str]| plane.kubectl(&[&["-n", "vllm-operator-system"], args].concat()).ok();
-    let before = plane.writes_by(OPERATOR)?.len();
+    let log = plane.audit_log();
     system(&["scale", "deployment/vllm-operator", "--replicas=0"]).await?;
     let pods = "--selector=app.kubernetes.io/name=vllm-operator";
     system(&["wait", "--for=delete", "pod", pods, "--timeout=90s"]).await?;
-    system(&["scale", "deployment/vllm-operator", "--replicas=1"]).await?;
-    system(&["rollout", "status", "deployment/vllm-operator", "--timeout=180s"]).await?;
+    let (before, length) = (plane.writes_by(OPERATOR)?.len(), std::fs::metadata(&log)?.len());
     let begun = Instant::now();
-    let marker = [MARKER.to_owned()];
-    create(client, &marker).await?;
-    all_settled(client, &marker).await?;
+    system(&["scale", "deployment/vllm-operator", "--replicas=1"]).await?;
+    eventually("all clusters are looked at", Deadline::after(PATIENCE), || async {
+        let read = stateful_sets_read(&log, OPERATOR, length).map_err(|error| format!("{error:#}"))?;
+        let left =
+            names.iter().filter(|name| !read.contains(&(NAMESPACE.to_owned(), (*name).clone()))).count();
+        if left == 0 { Ok(()) } else { Err(format!("{left} are not")) }
+    })
+    .await?;
     let looked_at = begun.elapsed();
+    // What the last looks lead to is written a moment after them; a cluster that is created now is dealt with later.
+    let marker = ["marker".to_owned()];
+    create(&plane.client().await?, &marker).await?;
+    all_settled(&plane.client().await?, &marker).await?;
     let mut writes = plane.writes_by(OPERATOR)?.split_off(before);
-    writes.retain(|write| !(write.namespace == NAMESPACE && write.name.starts_with(MARKER)));
+    writes.retain(|write| !(write.namespace == NAMESPACE && write.name.starts_with("marker")));
     Ok((looked_at, writes))
 }
 
-/// Memory of the operator that runs on a plane.
-fn memory(plane: &Plane) -> anyhow::Result<Memory> {
+/// What the operator that runs on a plane takes.
+fn usage(plane: &Plane) -> anyhow::Result<Usage> {
     let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
     let of_plane = namespace(&plane.pid().to_string()).context("the plane's first process")?;
+    let read = |pid: &str, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
     let pids = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let status = pids
+    let (pid, status) = pids
         .filter(|pid| namespace(pid).is_ok_and(|found| found == of_plane))
-        .filter_map(|pid| std::fs::read_to_string(Path::new("/proc").join(pid).join("status")).ok())
-        .find(|status| field(status, "Name:") == Some("vllm-operator"))
+        .filter_map(|pid| read(&pid, "status").ok().map(|status| (pid, status)))
+        .find(|(_, status)| field(status, "Name:") == Some("vllm-operator"))
         .context("no process of the operator runs on this plane")?;
     let kib = |name: &str| {
-        field(&status, name).and_then(|text| text.parse().ok()).context("a process without memory")
+        field(&status, name)
+            .and_then(|text| text.parse().ok())
+            .with_context(|| format!("no {name} in {status}"))
     };
-    Ok(Memory { resident: kib("VmRSS:")?, peak: kib("VmHWM:")? })
+    let ticks = ticks(&read(&pid, "stat")?).context("a process without times")?;
+    let processor = Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second());
+    Ok(Usage { resident: kib("VmRSS:")?, peak: kib("VmHWM:")?, processor })
+}
+
+/// Time on a processor, in the kernel and outside of it, as `/proc/<pid>/stat` has it.
+fn ticks(stat: &str) -> Option<u64> {
+    // The name may hold anything: fields count from behind it.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
 /// The first word after the name of a field of `/proc/<pid>/status`.
@@ -256,6 +279,11 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_from_behind_the_name() {
+        assert_eq!(ticks("7 (a) b) S 1 7 7 0 -1 4194560 9 0 0 0 30 12 0 0 20 0 1"), Some(42));
+    }
 
     #[test]
     fn memory_is_read_from_a_status() {

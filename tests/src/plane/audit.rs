@@ -1,16 +1,20 @@
-//! Who wrote what: the API server's audit log, as the tests count it.
+//! Who wrote what: the API server's audit log, as the tests count it. Of reads it has those that tell which clusters the
+//! operator has looked at.
 //!
 //! **Architecture invariant**: read-only, and complete at any time: the API server writes a line before it answers.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use anyhow::Context as _;
 use serde::Deserialize;
 
-/// One write that the API server has answered.
+/// One request that the API server has answered; a write, where nothing else is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
-    /// `create`, `update`, `patch`, `delete` or `deletecollection`.
+    /// `create`, `update`, `patch`, `delete` or `deletecollection`; of reads, `get`.
     pub verb: String,
     /// Plural, with the subresource: `pods/status`.
     pub resource: String,
@@ -60,7 +64,31 @@ struct ResponseStatus {
 
 /// The writes of `user` in the audit log at `path`.
 pub fn writes(path: &Path, user: &str) -> anyhow::Result<Vec<Write>> {
-    let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let mut requests = requests(path, user, 0)?;
+    requests.retain(|request| request.verb != "get");
+    Ok(requests)
+}
+
+/// The StatefulSets, by namespace and name, that `user` has read since the log had `length` bytes.
+pub fn stateful_sets_read(
+    path: &Path,
+    user: &str,
+    length: u64,
+) -> anyhow::Result<BTreeSet<(String, String)>> {
+    let requests = requests(path, user, length)?.into_iter();
+    let reads = requests.filter(|request| request.verb == "get" && request.resource == "statefulsets");
+    Ok(reads.map(|read| (read.namespace, read.name)).collect())
+}
+
+fn requests(path: &Path, user: &str, from: u64) -> anyhow::Result<Vec<Write>> {
+    let read = || {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(from))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        std::io::Result::Ok(text)
+    };
+    let text = read().with_context(|| format!("reading {}", path.display()))?;
     parse(&String::from_utf8_lossy(&text), user)
 }
 

@@ -31,11 +31,14 @@ pub const IDENTITIES: [(&str, &str, Option<&str>); 4] = [
     ("node", "system:testbed:node-0", Some("system:masters")),
 ];
 
-/// Writes only, so that a test can count them; without bodies. Events of reads would be most of the log.
+/// Writes, so that a test can count them; without bodies. Of reads, which would be most of the log, only the one that each
+/// of the operator's reconciliations makes.
 pub const AUDIT_POLICY: &str = r#"{
   "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
   "rules": [
     {"level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
+    {"level": "Metadata", "verbs": ["get"], "resources": [{"group": "apps", "resources": ["statefulsets"]}],
+      "users": ["system:serviceaccount:vllm-operator-system:vllm-operator"]},
     {"level": "None"}
   ]
 }
