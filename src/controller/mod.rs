@@ -217,9 +217,13 @@ pub async fn run(
     let refusals = watcher::Config::default().fields("reason=FailedCreate,involvedObject.kind=StatefulSet");
     let context = Arc::new(Context { client: client.clone(), world, failures: Mutex::default() });
     Controller::new(clusters, watcher::Config::default())
-        .watches(Api::<StatefulSet>::all(client.clone()), ours.clone(), |set| clusters_of(&set.metadata))
-        .watches(Api::<Service>::all(client.clone()), ours.clone(), |service| clusters_of(&service.metadata))
-        .watches(Api::<PodDisruptionBudget>::all(client.clone()), ours, |budget| {
+        .watches(Api::<PartialObjectMeta<StatefulSet>>::all(client.clone()), ours.clone(), |set| {
+            clusters_of(&set.metadata)
+        })
+        .watches(Api::<PartialObjectMeta<Service>>::all(client.clone()), ours.clone(), |service| {
+            clusters_of(&service.metadata)
+        })
+        .watches(Api::<PartialObjectMeta<PodDisruptionBudget>>::all(client.clone()), ours, |budget| {
             clusters_of(&budget.metadata)
         })
         .watches(Api::<Event>::all(client.clone()), refusals, |event| {
