@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::Context as _;
-use axum::http::Request;
+use axum::http::{Method, Request};
 use kube::Client;
 use serde_json::{Value, json};
-use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
+use testbed::plane::{Plane, trying_again};
 
 use super::suite::{PATIENCE, kubectl};
 
@@ -75,11 +75,20 @@ pub fn cluster(namespace: &str, name: &str, spec: &Value) -> Value {
 pub async fn create(client: &Client, namespace: &str, name: &str, spec: &Value) -> anyhow::Result<()> {
     let path = cluster_path(namespace, name);
     let collection = path.rsplit_once('/').map_or("", |(collection, _)| collection);
-    let request = Request::post(collection)
-        .header("content-type", "application/json")
-        .body(cluster(namespace, name, spec).to_string().into_bytes())?;
-    client.request::<Value>(request).await.with_context(|| format!("creating {namespace}/{name}: {spec}"))?;
+    send(client, Method::POST, collection, &cluster(namespace, name, spec))
+        .await
+        .with_context(|| format!("creating {namespace}/{name}: {spec}"))?;
     Ok(())
+}
+
+/// Sends an object to a path.
+pub async fn send(client: &Client, method: Method, path: &str, object: &Value) -> kube::Result<Value> {
+    trying_again(|| async {
+        let request = Request::builder().method(&method).uri(path).header("content-type", "application/json");
+        let request = request.body(object.to_string().into_bytes()).map_err(kube::Error::HttpError)?;
+        client.request(request).await
+    })
+    .await
 }
 
 /// An object; `None` if there is none.

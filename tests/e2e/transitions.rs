@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use axum::http::Request;
+use axum::http::Method;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::Client;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use testbed::plane::{Plane, Write};
 
 use super::owned::{
     Kind, OPERATOR, cluster_path, comparable, create, differences, get, namespace_without_pods, objects,
-    observed,
+    observed, send,
 };
 use super::suite::kubectl;
 
@@ -168,10 +168,7 @@ async fn replace(client: &Client, name: &str, spec: &Value) -> anyhow::Result<()
     for _ in 0..10 {
         let mut cluster = get(client, &path).await?.context("the cluster is gone")?;
         cluster["spec"] = spec.clone();
-        let request = Request::put(&path)
-            .header("content-type", "application/json")
-            .body(cluster.to_string().into_bytes())?;
-        match client.request::<Value>(request).await {
+        match send(client, Method::PUT, &path, &cluster).await {
             Ok(_) => return Ok(()),
             // The operator has written the status meanwhile.
             Err(kube::Error::Api(status)) if status.code == 409 => {}

@@ -23,7 +23,7 @@ use vllm_operator::api::VLLMCluster;
 use crate::parts::operator_binary;
 use crate::plane::audit::stateful_sets_read;
 use crate::plane::wait::{Deadline, eventually};
-use crate::plane::{Plane, PlaneOptions, Write};
+use crate::plane::{Plane, PlaneOptions, Write, trying_again};
 use crate::{addons, hollow};
 
 const NAMESPACE: &str = "bench";
@@ -158,7 +158,8 @@ async fn create(client: &Client, names: &[String]) -> anyhow::Result<()> {
                 "metadata": {"name": name},
                 "spec": {"replicas": 1, "podTemplate": {"spec": hollow::pod_spec()}},
             }))?;
-            clusters.create(params, &cluster).await.with_context(|| format!("creating {name}"))?;
+            let created = trying_again(|| clusters.create(params, &cluster)).await;
+            created.with_context(|| format!("creating {name}"))?;
             anyhow::Ok(())
         })
         .buffer_unordered(CREATORS)

@@ -10,12 +10,14 @@ use axum::http::Request;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::Client;
 use serde_json::{Value, json};
-use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
+use testbed::plane::{Plane, trying_again};
 
 use self::places::{Place, another, find, owned};
-use super::owned::{Kind, comparable, create, differences, get, namespace_without_pods, objects, observed};
-use super::suite::{PATIENCE, forget, kubectl};
+use super::owned::{
+    Kind, cluster_path, comparable, create, differences, get, namespace_without_pods, objects, observed,
+};
+use super::suite::{PATIENCE, forget};
 
 const NS: &str = "interference";
 const MANAGER: &str = "vllm-operator";
@@ -336,8 +338,9 @@ pub async fn what_is_of_others(plane: &Plane) -> anyhow::Result<()> {
     }
     let before = objects(&client, NS, "c-0").await?;
     // Each object has something of it.
-    let change = r#"{"spec":{"port":9000,"disruptionBudget":{"maxUnavailable":2}}}"#;
-    kubectl(plane, NS, &format!("patch vllmcluster c-0 --type=merge -p {change}")).ok().await?;
+    let at = cluster_path(NS, "c-0");
+    let change = json!({"spec": {"port": 9000, "disruptionBudget": {"maxUnavailable": 2}}});
+    trying_again(|| interfering(&client, &at, "application/merge-patch+json", &change)).await?;
     observed(&client, NS, "c-0").await?;
     let after = objects(&client, NS, "c-0").await?;
     for ((kind, before), (_, after)) in before.iter().zip(&after) {

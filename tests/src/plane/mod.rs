@@ -46,3 +46,22 @@ pub async fn client_from(kubeconfig: &Path) -> anyhow::Result<kube::Client> {
 pub fn install_crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
+
+/// How often a request is made that is told to try again.
+const TRIES: usize = 10;
+
+/// Makes a request, and makes it again where the operator says to: one of its own look-ups took too long, on a machine
+/// that is busy.
+pub async fn trying_again<T, F>(mut request: impl FnMut() -> F) -> kube::Result<T>
+where
+    F: Future<Output = kube::Result<T>>,
+{
+    for _ in 1..TRIES {
+        match request().await {
+            Err(kube::Error::Api(status))
+                if status.code == 500 && status.message.ends_with("; try again") => {}
+            answer => return answer,
+        }
+    }
+    request().await
+}
