@@ -62,7 +62,12 @@ pub async fn install_operator(plane: &Plane) -> anyhow::Result<()> {
 
 /// Waits until the operator is ready.
 pub async fn wait_for_operator(plane: &Plane) -> anyhow::Result<()> {
-    wait(plane, "vllm-operator-system", &["deployment/vllm-operator", "--for=condition=Available"]).await
+    let namespace = "vllm-operator-system";
+    wait(plane, namespace, &["deployment/vllm-operator", "--for=condition=Available"]).await?;
+    // Until the Service leads to it, its webhooks cannot be called, and what they are asked about is refused.
+    let slices = "--selector=kubernetes.io/service-name=vllm-operator";
+    wait(plane, namespace, &["endpointslice", slices, "--for=jsonpath={.endpoints[*].conditions.ready}=true"])
+        .await
 }
 
 /// The YAML files of a folder, but for kustomize's own.
