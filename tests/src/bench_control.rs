@@ -237,8 +237,13 @@ async fn restart(plane: &Plane, names: &[String]) -> anyhow::Result<(Duration, V
     let looked_at = begun.elapsed();
     // What the last looks lead to is written a moment after them; a cluster that is created now is dealt with later.
     let marker = ["marker".to_owned()];
-    create(&plane.client().await?, &marker).await?;
-    all_settled(&plane.client().await?, &marker).await?;
+    let client = plane.client().await?;
+    // The operator looks at clusters before the API server has heard that its webhooks can be called again.
+    eventually("the webhooks can be called", Deadline::after(PATIENCE), || async {
+        create(&client, &marker).await.map_err(|error| format!("{error:#}"))
+    })
+    .await?;
+    all_settled(&client, &marker).await?;
     let mut writes = plane.writes_by(OPERATOR)?.split_off(before);
     writes.retain(|write| !(write.namespace == NAMESPACE && write.name.starts_with("marker")));
     Ok((looked_at, writes))

@@ -26,6 +26,8 @@ pub struct Write {
     pub code: u16,
     /// The client's user agent.
     pub user_agent: String,
+    /// Whether nothing was stored.
+    pub dry_run: bool,
 }
 
 #[derive(Deserialize)]
@@ -36,6 +38,8 @@ struct Line {
     user: User,
     #[serde(default)]
     user_agent: String,
+    #[serde(default, rename = "requestURI")]
+    request_uri: String,
     #[serde(default)]
     object_ref: ObjectRef,
     response_status: Option<ResponseStatus>,
@@ -62,10 +66,13 @@ struct ResponseStatus {
     code: u16,
 }
 
-/// The writes of `user` in the audit log at `path`.
+/// The writes of `user` in the audit log at `path`. Questions that are asked by creating something that is not stored, dry
+/// runs among them, are no writes.
 pub fn writes(path: &Path, user: &str) -> anyhow::Result<Vec<Write>> {
     let mut requests = requests(path, user, 0)?;
-    requests.retain(|request| request.verb != "get");
+    requests.retain(|request| {
+        request.verb != "get" && !request.dry_run && request.resource != "subjectaccessreviews"
+    });
     Ok(requests)
 }
 
@@ -98,14 +105,23 @@ fn parse(text: &str, user: &str) -> anyhow::Result<Vec<Write>> {
     let mut writes = Vec::new();
     for line in complete.lines() {
         let line: Line = serde_json::from_str(line).with_context(|| format!("audit line {line}"))?;
-        let Line { stage, verb, user: User { username }, user_agent, object_ref, response_status } = line;
+        let Line {
+            stage,
+            verb,
+            user: User { username },
+            user_agent,
+            request_uri,
+            object_ref,
+            response_status,
+        } = line;
         if username != user || stage != "ResponseComplete" {
             continue;
         }
         let ObjectRef { resource, subresource, namespace, name } = object_ref;
         let resource = if subresource.is_empty() { resource } else { format!("{resource}/{subresource}") };
         let code = response_status.map_or(0, |status| status.code);
-        writes.push(Write { verb, resource, namespace, name, code, user_agent });
+        let dry_run = request_uri.contains("dryRun=All");
+        writes.push(Write { verb, resource, namespace, name, code, user_agent, dry_run });
     }
     Ok(writes)
 }
@@ -135,6 +151,7 @@ mod tests {
             name: "b".into(),
             code: 200,
             user_agent: "x".into(),
+            dry_run: false,
         };
         assert_eq!(parse(&text, "operator").expect("readable"), [expected]);
     }
