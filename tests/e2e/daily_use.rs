@@ -39,7 +39,7 @@ pub async fn scale_by_hand(plane: &Plane) -> anyhow::Result<()> {
     );
     let table = kubectl(plane, NS, "get vllm my-cluster").ok().await?;
     let columns: Vec<_> = table.lines().next().unwrap_or_default().split_whitespace().collect();
-    ensure!(columns == ["NAME", "READY", "SERVING", "WANTED", "MODEL", "AGE"], "{table}");
+    ensure!(columns == ["NAME", "READY", "SERVING", "WANTED", "MODEL", "REASON", "AGE"], "{table}");
     let explained = kubectl(plane, NS, "explain vllmcluster.spec.replicas").ok().await?;
     ensure!(explained.contains("How many vLLM servers to run"), "{explained}");
     Ok(())

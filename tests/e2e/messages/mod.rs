@@ -25,12 +25,29 @@ const NS: &str = "messages";
 /// Where admission only warns.
 const WARNED: &str = "messages-warned";
 
+/// The sentences about a cluster's pods are written out in the rows of `policy::workload`.
+const WORKLOAD: &str = "its sentence is a row of policy::workload";
+
 /// Rules that say nothing to a user of a cluster, each with the reason.
-const SILENT: [(Rule, &str); 4] = [
+const SILENT: [(Rule, &str); 18] = [
     (Rule::ScalerFindingsLeftOut, "it takes a hundred faults in one object"),
     (Rule::ScalerMinimumAbsent, "the mutating webhook fills the minimum in before it is judged"),
     (Rule::HpaMaximumBelowOne, "the API server refuses it before any webhook that validates"),
     (Rule::HpaMaximumBelowMinimum, "the API server refuses it before any webhook that validates"),
+    (Rule::ArgumentOfField, WORKLOAD),
+    (Rule::DrainNeedsNewerImage, WORKLOAD),
+    (Rule::AcceleratorsTooFew, WORKLOAD),
+    (Rule::AcceleratorTwice, WORKLOAD),
+    (Rule::VariableOfField, WORKLOAD),
+    (Rule::CacheOfOneKind, WORKLOAD),
+    (Rule::RetentionWithoutClaim, WORKLOAD),
+    (Rule::UnavailableOnDelete, WORKLOAD),
+    (Rule::BudgetOfOneKind, WORKLOAD),
+    (Rule::TemplateLabel, WORKLOAD),
+    (Rule::TemplateProtected, WORKLOAD),
+    (Rule::HostAccess, WORKLOAD),
+    (Rule::TemplateInvalid, WORKLOAD),
+    (Rule::WriterMayNot, WORKLOAD),
 ];
 
 /// All of them. The snapshots are compared in the end, so that one difference hides no other.
