@@ -55,7 +55,7 @@ fn fixture(name: &str) -> String {
 fn the_samples_pass() {
     let run = lint(&["../../../deploy/samples"]);
     assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{}", run.stdout);
-    assert!(run.stdout.ends_with("2 manifests: 0 refusals, 0 warnings\n"), "{}", run.stdout);
+    assert!(run.stdout.ends_with("7 manifests: 0 refusals, 0 warnings\n"), "{}", run.stdout);
 }
 
 #[test]
