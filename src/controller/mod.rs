@@ -8,6 +8,7 @@
 
 mod apply;
 mod difference;
+mod events;
 mod observe;
 mod plan;
 mod pods;
@@ -22,11 +23,12 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Event, Pod, Service};
+use k8s_openapi::api::core::v1::{Event, ObjectReference, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{self, Action, Config, Controller};
+use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
@@ -35,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::api::names::{
-    APP, COMPONENT, KIND, LABEL_APP, LABEL_CLUSTER, LABEL_COMPONENT, LABEL_MANAGED_BY, OPERATOR,
+    API_VERSION, APP, COMPONENT, KIND, LABEL_APP, LABEL_CLUSTER, LABEL_COMPONENT, LABEL_MANAGED_BY, OPERATOR,
     SCALED_OBJECT_KIND,
 };
 use crate::api::{AutoscalingStatus, VLLMCluster, VLLMClusterSpec, VLLMClusterStatus};
@@ -185,12 +187,18 @@ impl From<&CallError> for Retry {
 
 struct Context {
     client: Client,
+    recorder: Recorder,
     world: Arc<World>,
     /// Failures in a row, by namespace and name.
     failures: Mutex<HashMap<(String, String), u32>>,
 }
 
 impl Context {
+    fn new(client: Client, world: Arc<World>) -> Self {
+        let recorder = Recorder::new(client.clone(), OPERATOR.into());
+        Self { client, recorder, world, failures: Mutex::default() }
+    }
+
     fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), u32>> {
         // Counts alone, whole after any panic.
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
@@ -215,7 +223,7 @@ pub async fn run(
         watcher::Config::default().labels(&format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}"));
     // A pod that is refused leaves nothing behind but an event, which comes after the count that lacks it.
     let refusals = watcher::Config::default().fields("reason=FailedCreate,involvedObject.kind=StatefulSet");
-    let context = Arc::new(Context { client: client.clone(), world, failures: Mutex::default() });
+    let context = Arc::new(Context::new(client.clone(), world));
     Controller::new(clusters, watcher::Config::default())
         .watches(Api::<PartialObjectMeta<StatefulSet>>::all(client.clone()), ours.clone(), |set| {
             clusters_of(&set.metadata)
@@ -272,7 +280,7 @@ async fn reconcile(
         Err(invalid) => {
             let (namespace, name) = (key.0.as_str(), key.1.as_str());
             warn!(namespace, name, error = invalid.error, "VLLMCluster cannot be read and is left alone");
-            report_unreadable(&context.client, &invalid.metadata, &invalid.error).await?;
+            report_unreadable(&context, &invalid.metadata, &invalid.error).await?;
             Action::await_change()
         }
     };
@@ -314,38 +322,47 @@ async fn reconcile_readable(
             return Err(Retry { why: invalid.to_string(), pace: Pace::Soon });
         }
     };
-    report(client, &cluster.metadata, cluster.status.as_ref(), &after).await?;
+    report(context, &cluster.metadata, cluster.status.as_ref(), &after).await?;
     action
 }
 
-/// Writes what differs of a status.
+/// Writes what differs of a status, and tells of it.
 async fn report(
-    client: &Client,
+    context: &Context,
     metadata: &ObjectMeta,
     before: Option<&VLLMClusterStatus>,
     after: &VLLMClusterStatus,
 ) -> Result<(), Retry> {
     let Some(patch) = status::patch(before, after) else { return Ok(()) };
     let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-    match write_status(client, namespace.unwrap_or_default(), name.unwrap_or_default(), &patch).await {
+    let written =
+        write_status(&context.client, namespace.unwrap_or_default(), name.unwrap_or_default(), &patch).await;
+    match written {
         // Deleted meanwhile.
         Err(CallError::Api(_, kube::Error::Api(status))) if status.code == 404 => Ok(()),
         Err(error) => Err(Retry::from(&error)),
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            let ObjectMeta { name, namespace, uid, .. } = metadata.clone();
+            let (kind, api_version) = (Some(KIND.into()), Some(API_VERSION.into()));
+            let cluster =
+                ObjectReference { api_version, kind, name, namespace, uid, ..ObjectReference::default() };
+            events::publish(&context.recorder, &cluster, &events::notices(before, after)).await;
+            Ok(())
+        }
     }
 }
 
 /// Tells on a cluster that it cannot be read. Its status is read by itself: the fault is in the spec.
-async fn report_unreadable(client: &Client, metadata: &ObjectMeta, why: &str) -> Result<(), Retry> {
+async fn report_unreadable(context: &Context, metadata: &ObjectMeta, why: &str) -> Result<(), Retry> {
     let name = metadata.name.as_deref().unwrap_or_default();
-    let before = read_status(client, metadata.namespace.as_deref().unwrap_or_default(), name)
+    let before = read_status(&context.client, metadata.namespace.as_deref().unwrap_or_default(), name)
         .await
         .map_err(|error| Retry::from(&error))?;
     let why = format!("the spec cannot be read: {why}; correct it, or update the operator");
     let generation = metadata.generation.unwrap_or_default();
     let after =
         status::unbuildable(name, generation, &before.clone().unwrap_or_default(), &why, Timestamp::now());
-    report(client, metadata, before.as_ref(), &after).await
+    report(context, metadata, before.as_ref(), &after).await
 }
 
 /// What drives the cluster's count, and what does not fit between the two.

@@ -20,6 +20,7 @@ const SERVICE: &str = "/api/v1/namespaces/t/services/my-cluster";
 const PODS: &str = "/api/v1/namespaces/t/services/my-cluster-pods";
 const STATUS: &str =
     "/apis/training.distributed-inference.io/v1alpha1/namespaces/t/vllmclusters/my-cluster/status";
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/t/events";
 
 /// How every owned object is written: server-side apply as one field manager, by force.
 const APPLY: &str = "?&force=true&fieldManager=vllm-operator";
@@ -35,7 +36,7 @@ struct Server {
 
 impl Server {
     fn context(&self) -> Context {
-        Context { client: self.client(), world: Arc::default(), failures: Mutex::default() }
+        Context::new(self.client(), Arc::default())
     }
 
     fn client(&self) -> Client {
@@ -71,18 +72,26 @@ impl Server {
                 Some(object) => (200, object.clone()),
                 None => failure(404, "NotFound"),
             },
+            (None, "POST") if path == EVENTS => (200, body),
             (None, _) => failure(405, "MethodNotAllowed"),
         };
         Response::builder().status(code).body(Full::from(answer.to_string())).unwrap()
     }
 
-    /// The requests since the last look, without the reads; sorted, as the three objects are written side by side.
+    /// The requests since the last look, without the reads and the events; sorted, as the three objects are written
+    /// side by side.
     fn writes(&self) -> Vec<String> {
         let requests = std::mem::take(&mut *self.requests.lock().unwrap());
-        let mut writes: Vec<_> =
-            requests.into_iter().map(|(line, _)| line).filter(|line| !line.starts_with("GET ")).collect();
+        let mut writes: Vec<_> = requests.into_iter().map(|(line, _)| line).collect();
+        writes.retain(|line| !line.starts_with("GET ") && !line.contains(EVENTS));
         writes.sort();
         writes
+    }
+
+    /// The events among the requests since the last look.
+    fn events(&self) -> Vec<(String, Value)> {
+        let requests = self.requests.lock().unwrap();
+        requests.iter().filter(|(line, _)| line.contains(EVENTS)).cloned().collect()
     }
 }
 
@@ -250,6 +259,20 @@ async fn a_statefulset_of_another_is_not_written() {
     server.objects.lock().unwrap().insert(SET.into(), foreign);
     let action = reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
     assert_eq!(action, Action::requeue(FOREIGN_RETRY));
+    let [(line, event)] = &server.events()[..] else { panic!("{:?}", server.events()) };
+    assert!(line.starts_with(&format!("POST {EVENTS}")), "{line}");
+    assert_eq!([&event["type"], &event["reason"]], ["Warning", "NameTaken"]);
+    assert_eq!(event["regarding"]["name"], "my-cluster");
+    assert_eq!(server.writes(), written(&[SERVICE, PODS]));
+}
+
+#[tokio::test]
+async fn an_event_that_is_refused_keeps_nothing_from_being_done() {
+    let server = Server { fails: Some(("POST", EVENTS, 403)), ..Server::default() };
+    let foreign = json!({"metadata": {"name": "my-cluster", "namespace": "t"}, "spec": {"serviceName": "x", "selector": {}, "template": {}}});
+    server.objects.lock().unwrap().insert(SET.into(), foreign);
+    let action = reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
+    assert_eq!(action, Action::requeue(FOREIGN_RETRY));
     assert_eq!(server.writes(), written(&[SERVICE, PODS]));
 }
 
@@ -281,7 +304,8 @@ async fn an_unreadable_cluster_is_left_alone_and_told() {
     let context = Arc::new(server.context());
     let action = reconcile(Arc::clone(&guarded), Arc::clone(&context)).await.unwrap();
     assert_eq!(action, Action::await_change());
-    let requests = std::mem::take(&mut *server.requests.lock().unwrap());
+    let mut requests = std::mem::take(&mut *server.requests.lock().unwrap());
+    requests.retain(|(line, _)| !line.contains(EVENTS));
     let (line, patch) = requests.last().unwrap();
     assert_eq!(*line, status_patch());
     let text = patch.to_string();

@@ -22,7 +22,9 @@ pub async fn small() -> anyhow::Result<()> {
     ensure!(writes("patch statefulsets") == CLUSTERS, "{figures}");
     ensure!(writes("patch services") == 2 * CLUSTERS, "{figures}");
     ensure!(writes("patch vllmclusters/status") >= CLUSTERS, "{figures}");
-    ensure!(figures.writes.len() == 3, "{figures}\n{:#?}", figures.writes_of_restart);
+    // That it serves.
+    ensure!(writes("create events") == CLUSTERS, "{figures}");
+    ensure!(figures.writes.len() == 4, "{figures}\n{:#?}", figures.writes_of_restart);
     ensure!(figures.writes_of_restart.is_empty(), "{:#?}", figures.writes_of_restart);
     ensure!(figures.usage.iter().all(|usage| usage.resident > 1024), "{figures}");
     plane.stop().await

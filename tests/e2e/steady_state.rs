@@ -3,8 +3,10 @@
 use anyhow::ensure;
 use serde_json::json;
 use testbed::plane::Plane;
+use testbed::plane::audit::stateful_sets_read;
+use testbed::plane::wait::{Deadline, eventually};
 
-use super::suite::{apply, cluster, forget, namespace, start_operator, stop_operator, until};
+use super::suite::{PATIENCE, apply, cluster, forget, namespace, start_operator, stop_operator, until};
 
 const NS: &str = "steady-state";
 const OPERATOR: &str = "system:serviceaccount:vllm-operator-system:vllm-operator";
@@ -23,8 +25,15 @@ pub async fn restart(plane: &Plane) -> anyhow::Result<()> {
     }
     let before = plane.writes_by(OPERATOR)?.len();
     stop_operator(plane).await?;
+    let (log, length) = (plane.audit_log(), plane.audit_log().metadata()?.len());
     start_operator(plane).await?;
-    // Clusters are listed before what comes later is seen: once the marker is settled, they were looked at too.
+    eventually("both clusters are looked at", Deadline::after(PATIENCE), || async {
+        let read = stateful_sets_read(&log, OPERATOR, length).map_err(|error| format!("{error:#}"))?;
+        let all = ["full", "bare"].iter().all(|name| read.contains(&(NS.to_owned(), (*name).to_owned())));
+        if all { Ok(()) } else { Err(format!("{read:?}")) }
+    })
+    .await?;
+    // What the last looks lead to is written a moment after them; a cluster that is created now is dealt with later.
     apply(plane, NS, &cluster("marker", "")).await?;
     settled(plane, "marker", 1).await?;
     let after: Vec<_> = plane.writes_by(OPERATOR)?.split_off(before);

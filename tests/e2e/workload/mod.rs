@@ -13,6 +13,7 @@ pub mod engines;
 pub mod reasons;
 pub mod shortened;
 pub mod shown;
+pub mod told;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;

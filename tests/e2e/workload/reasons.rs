@@ -17,7 +17,7 @@ use vllm_operator::api::VLLMCluster;
 
 use crate::suite::{PATIENCE, apply, cluster, forget, get, kubectl, namespace, scaled_object, until};
 
-use super::{ask, condition, gone, restarts, shown};
+use super::{ask, condition, gone, restarts, shown, told};
 
 const NS: &str = "reasons";
 const FULL: &str = "reasons-full";
@@ -132,6 +132,8 @@ pub async fn whole(plane: &Plane) -> anyhow::Result<()> {
     condition(plane, NS, "frozen", ("Ready", "True", "EnoughReplicas")).await?;
     ask(plane, NS, "pods/frozen-0:8000", "/v1/models").await?;
     no_false_alarm(&history)?;
+    told::of_reasons(plane, NS).await?;
+    told::of_pausing(plane, NS, "queue", "serves").await?;
     clean_up(plane).await
 }
 
