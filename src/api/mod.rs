@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod count;
 pub mod crd;
 pub mod names;
+pub mod reasons;
 pub mod workload;
 
 pub use cluster::{AutoscalingStatus, VLLMCluster, VLLMClusterSpec, VLLMClusterStatus};

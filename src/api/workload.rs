@@ -120,7 +120,7 @@ pub struct UpdateStrategy {
     pub type_: Option<UpdateType>,
 
     /// How many pods, as a number or a percentage, may be unavailable meanwhile. Left out: 1. Kubernetes honours
-    /// it from 1.35 on; older ones replace one at a time.
+    /// it from 1.37 on, or with its feature gate `MaxUnavailableStatefulSet`; else one is replaced at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_unavailable: Option<IntOrString>,
 }

@@ -12,7 +12,7 @@ use tracing::debug;
 use crate::api::names::{
     CONDITION_READY, CONDITION_RECONCILING, CONDITION_SCALING_CONFLICT, CONDITION_STALLED,
 };
-use crate::api::{AutoscalingStatus, VLLMClusterStatus};
+use crate::api::{AutoscalingStatus, VLLMClusterStatus, reasons};
 
 use super::observe::CALL_TIMEOUT;
 use super::shortened;
@@ -21,8 +21,14 @@ use super::shortened;
 const MAX_NOTE: usize = 240;
 
 /// Reasons of a `Ready` that is `False` which time mends: of a cluster on its way they are no news.
-const UNDER_WAY: [&str; 6] =
-    ["Loading", "Starting", "Terminating", "NotEnoughReplicas", "SpecNotTaken", "RollingOut"];
+const UNDER_WAY: [&str; 6] = [
+    reasons::LOADING,
+    reasons::STARTING,
+    reasons::TERMINATING,
+    reasons::NOT_ENOUGH_REPLICAS,
+    reasons::SPEC_NOT_TAKEN,
+    reasons::ROLLING_OUT,
+];
 
 /// What to tell of the way from one status to the next.
 pub fn notices(before: Option<&VLLMClusterStatus>, after: &VLLMClusterStatus) -> Vec<Event> {
@@ -64,7 +70,7 @@ fn ready((before, after): Turn) -> Option<Event> {
 
 /// That pods are being replaced.
 fn rolling_out((before, after): Turn) -> Option<Event> {
-    let rolling = |condition: &Condition| holds(condition) && condition.reason == "RollingOut";
+    let rolling = |condition: &Condition| holds(condition) && condition.reason == reasons::ROLLING_OUT;
     let after = after.filter(rolling)?;
     (!before.as_ref().is_some_and(rolling)).then(|| of_condition(EventType::Normal, after))
 }
@@ -87,10 +93,10 @@ fn paused(before: Option<&AutoscalingStatus>, after: Option<&AutoscalingStatus>)
     let was = before.filter(|before| before.kind == *kind && before.name == *name)?.paused;
     let (reason, note) = match (was, *paused) {
         (false, true) => {
-            ("AutoscalingPaused", format!("{kind} {name} is paused: it leaves the count as it is"))
+            (reasons::AUTOSCALING_PAUSED, format!("{kind} {name} is paused: it leaves the count as it is"))
         }
         (true, false) => (
-            "AutoscalingResumed",
+            reasons::AUTOSCALING_RESUMED,
             format!("{kind} {name} drives the count from {min_replicas} to {max_replicas} again"),
         ),
         (true, true) | (false, false) => return None,
@@ -105,7 +111,7 @@ fn failing(before: Option<&AutoscalingStatus>, after: Option<&AutoscalingStatus>
     let failed = before
         .is_some_and(|before| before.kind == *kind && before.name == *name && before.last_error.is_some());
     let note = format!("{kind} {name}: {error}");
-    (!failed).then(|| event(EventType::Warning, "AutoscalingFailing".into(), note))
+    (!failed).then(|| event(EventType::Warning, reasons::AUTOSCALING_FAILING.into(), note))
 }
 
 fn holds(condition: &Condition) -> bool {
@@ -141,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// Ready, Reconciling, Stalled, ScalingConflict: whether each holds, and its reason.
+    /// Ready, Reconciling, Stalled, `ScalingConflict`: whether each holds, and its reason.
     type Conditions = [(bool, &'static str); 4];
 
     fn status(conditions: Conditions) -> VLLMClusterStatus {

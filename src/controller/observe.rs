@@ -68,29 +68,28 @@ async fn cause(client: &Client, cluster: &ValidatedCluster, set: &Value) -> Resu
     if count("/status/readyReplicas") >= wanted {
         return Ok(None);
     }
-    let seen = count("/status/observedGeneration") >= count("/metadata/generation");
-    if seen && count("/status/replicas") < wanted {
-        let uid = set["metadata"]["uid"].as_str().unwrap_or_default();
-        if let Some(event) = failed_creation(client, &cluster.namespace, uid).await? {
-            return Ok(Some(pods::not_created(&event)));
-        }
-    }
     let pods = Api::<Pod>::namespaced(client.clone(), &cluster.namespace);
     let params = ListParams::default().labels(&selector(&cluster.name)).limit(MOST_PODS);
     let what = || format!("listing pods of {}", cluster.name);
     let pods = bounded(what, pods.list(&params)).await?.items;
+    let seen = count("/status/observedGeneration") >= count("/metadata/generation");
+    if seen && count("/status/replicas") < wanted {
+        let uid = set["metadata"]["uid"].as_str().unwrap_or_default();
+        let refusals = failed_creations(client, &cluster.namespace, uid).await?;
+        if let Some(cause) = pods::not_created(&refusals, &pods) {
+            return Ok(Some(cause));
+        }
+    }
     Ok(pods::cause(&pods, startup_seconds(&cluster.spec)))
 }
 
-/// The newest event in which the StatefulSet controller says that it could not create a pod.
-async fn failed_creation(client: &Client, namespace: &str, uid: &str) -> Result<Option<String>, CallError> {
+/// The events in which the StatefulSet controller says that it could not create a pod.
+async fn failed_creations(client: &Client, namespace: &str, uid: &str) -> Result<Vec<Event>, CallError> {
     let events = Api::<Event>::namespaced(client.clone(), namespace);
     let params = ListParams::default()
         .fields(&format!("involvedObject.uid={uid},reason=FailedCreate"))
         .limit(MOST_PODS);
-    let events = bounded(|| "listing events".into(), events.list(&params)).await?.items;
-    let newest = events.into_iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
-    Ok(newest.and_then(|event| event.message))
+    Ok(bounded(|| "listing events".into(), events.list(&params)).await?.items)
 }
 
 /// A call that takes [`CALL_TIMEOUT`] at most.

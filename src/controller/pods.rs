@@ -3,14 +3,21 @@
 //! Architecture invariant: a plain function of the pods as they are. It tells when things happened, never how long
 //! ago: a status that counted seconds would be written each second.
 
+use std::ops::RangeInclusive;
+
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Event, Pod};
 use kube::ResourceExt as _;
 
 use crate::api::names::CONTAINER;
+use crate::api::reasons;
 
 use super::shortened;
 
+/// A pod's grace period, in seconds, where it states none.
+const GRACE: i64 = 30;
+/// How long after a budget is used up the kubelet may see so, in seconds: a few probes that are not answered in time.
+const SEEN_LATE: i64 = 30;
 /// Longest text that is taken over from a pod, in characters.
 const MAX_TEXT: usize = 512;
 
@@ -51,20 +58,20 @@ impl Reason {
     /// The reason as conditions and events show it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::QuotaExceeded => "QuotaExceeded",
-            Self::PodsRefused => "PodsRefused",
-            Self::ContainerConfig => "ContainerConfig",
-            Self::ImagePull => "ImagePull",
-            Self::OutOfMemory => "OutOfMemory",
-            Self::StartupTimeout => "StartupTimeout",
-            Self::CrashLoop => "CrashLoop",
-            Self::PodFailed => "PodFailed",
-            Self::Unschedulable => "Unschedulable",
-            Self::NotHealthy => "NotHealthy",
-            Self::Loading => "Loading",
-            Self::Starting => "Starting",
-            Self::Terminating => "Terminating",
-            Self::Unknown => "NotEnoughReplicas",
+            Self::QuotaExceeded => reasons::QUOTA_EXCEEDED,
+            Self::PodsRefused => reasons::PODS_REFUSED,
+            Self::ContainerConfig => reasons::CONTAINER_CONFIG,
+            Self::ImagePull => reasons::IMAGE_PULL,
+            Self::OutOfMemory => reasons::OUT_OF_MEMORY,
+            Self::StartupTimeout => reasons::STARTUP_TIMEOUT,
+            Self::CrashLoop => reasons::CRASH_LOOP,
+            Self::PodFailed => reasons::POD_FAILED,
+            Self::Unschedulable => reasons::UNSCHEDULABLE,
+            Self::NotHealthy => reasons::NOT_HEALTHY,
+            Self::Loading => reasons::LOADING,
+            Self::Starting => reasons::STARTING,
+            Self::Terminating => reasons::TERMINATING,
+            Self::Unknown => reasons::NOT_ENOUGH_REPLICAS,
         }
     }
 }
@@ -78,10 +85,19 @@ pub struct Cause {
     pub message: String,
 }
 
-/// Why the StatefulSet controller could not create a pod, from what its event says.
-pub fn not_created(event: &str) -> Cause {
-    let reason = if event.contains("exceeded quota") { Reason::QuotaExceeded } else { Reason::PodsRefused };
-    Cause { reason, message: told(event) }
+/// Why the StatefulSet controller could not create a pod, from what its events say. A refusal that is older than a pod
+/// is over.
+pub fn not_created(refusals: &[Event], pods: &[Pod]) -> Option<Cause> {
+    let newest = refusals.iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
+    let refused = newest.last_timestamp.as_ref().map(|time| time.0);
+    let created =
+        pods.iter().filter_map(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0)).max();
+    if created > refused {
+        return None;
+    }
+    let said = newest.message.as_deref().unwrap_or_default();
+    let reason = if said.contains("exceeded quota") { Reason::QuotaExceeded } else { Reason::PodsRefused };
+    Some(Cause { reason, message: told(said) })
 }
 
 /// The most urgent cause among pods that are not ready; of equal ones, that of the lowest ordinal. `None`: all are.
@@ -102,6 +118,22 @@ pub fn cause(pods: &[Pod], startup_seconds: i32) -> Option<Cause> {
         more => format!(" (and {more} more pods)"),
     };
     Some(Cause { reason, message: format!("pod {}{others}: {text}", pod.name_any()) })
+}
+
+/// How long a server may load.
+struct Budget {
+    /// From its start, in seconds.
+    seconds: i32,
+    /// When one that loads longer has ended, in seconds after its start. Whatever ends later had served.
+    used_up: RangeInclusive<i64>,
+}
+
+impl Budget {
+    fn of(pod: &Pod, seconds: i32) -> Self {
+        let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(GRACE);
+        let earliest = i64::from(seconds);
+        Self { seconds, used_up: earliest..=earliest.saturating_add(grace).saturating_add(SEEN_LATE) }
+    }
 }
 
 fn ordinal(pod: &Pod) -> u32 {
@@ -128,8 +160,9 @@ fn of_pod(pod: &Pod, startup_seconds: i32) -> Option<(Reason, String)> {
     }
     let turned = condition("Ready").and_then(|ready| Some(ready.last_transition_time.as_ref()?.0));
     let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let budget = Budget::of(pod, startup_seconds);
     containers
-        .filter_map(|container| of_container(container, turned, startup_seconds))
+        .filter_map(|container| of_container(container, turned, &budget))
         .min_by_key(|(reason, _)| *reason)
         .or(Some((Reason::Starting, "it is being set up".into())))
 }
@@ -138,7 +171,7 @@ fn of_pod(pod: &Pod, startup_seconds: i32) -> Option<(Reason, String)> {
 fn of_container(
     container: &ContainerStatus,
     turned: Option<Timestamp>,
-    startup_seconds: i32,
+    budget: &Budget,
 ) -> Option<(Reason, String)> {
     let name = &container.name;
     let state = container.state.as_ref()?;
@@ -154,13 +187,13 @@ fn of_container(
                 Some((Reason::ContainerConfig, told(&format!("container {name}: {message}"))))
             }
             "ContainerCreating" | "PodInitializing" if before.is_none() => None,
-            _ => before.map(|end| of_end(container, end, startup_seconds)),
+            _ => before.map(|end| of_end(container, end, budget)),
         };
     }
     if let Some(end) = state.terminated.as_ref().filter(|end| end.exit_code != 0) {
-        return Some(of_end(container, end, startup_seconds));
+        return Some(of_end(container, end, budget));
     }
-    running(container, state, (before, turned), startup_seconds)
+    running(container, state, (before, turned), budget)
 }
 
 /// A container that runs and is not ready.
@@ -168,7 +201,7 @@ fn running(
     container: &ContainerStatus,
     state: &ContainerState,
     (before, turned): (Option<&ContainerStateTerminated>, Option<Timestamp>),
-    startup_seconds: i32,
+    budget: &Budget,
 ) -> Option<(Reason, String)> {
     let name = &container.name;
     let since = state.running.as_ref()?.started_at.as_ref()?.0;
@@ -177,7 +210,7 @@ fn running(
     }
     match before {
         // It has ended before, and nothing says yet that this time is another.
-        Some(end) if container.started != Some(true) => Some(of_end(container, end, startup_seconds)),
+        Some(end) if container.started != Some(true) => Some(of_end(container, end, budget)),
         // A pod that has been unready since before the container started waits for its first answer.
         _ if container.started == Some(true) && turned.is_none_or(|turned| turned <= since) => {
             Some((Reason::Starting, format!("container {name} has started, and is not ready yet")))
@@ -189,7 +222,7 @@ fn running(
             Some((Reason::NotHealthy, format!("container {name} is not ready any more")))
         }
         _ if name == CONTAINER => {
-            let until = since.checked_add(SignedDuration::from_secs(startup_seconds.into())).unwrap_or(since);
+            let until = since.checked_add(SignedDuration::from_secs(budget.seconds.into())).unwrap_or(since);
             Some((
                 Reason::Loading,
                 format!("loading since {}, and given until {}", to_second(since), to_second(until)),
@@ -200,7 +233,7 @@ fn running(
 }
 
 /// A container that has ended.
-fn of_end(container: &ContainerStatus, end: &ContainerStateTerminated, budget: i32) -> (Reason, String) {
+fn of_end(container: &ContainerStatus, end: &ContainerStateTerminated, budget: &Budget) -> (Reason, String) {
     let name = &container.name;
     let restarts = container.restart_count;
     let ran = end
@@ -214,7 +247,7 @@ fn of_end(container: &ContainerStatus, end: &ContainerStateTerminated, budget: i
     let too_slow = name == CONTAINER
         && stopped
         && container.started != Some(true)
-        && ran.is_some_and(|ran| ran.as_secs() >= budget.into());
+        && ran.is_some_and(|ran| budget.used_up.contains(&ran.as_secs()));
     let said = end.message.as_deref().map(last_lines).unwrap_or_default();
     let said = if said.is_empty() { said } else { format!(": {said}") };
     if end.reason.as_deref() == Some("OOMKilled") {
@@ -226,7 +259,8 @@ fn of_end(container: &ContainerStatus, end: &ContainerStateTerminated, budget: i
         (
             Reason::StartupTimeout,
             format!(
-                "container {name} did not answer GET /health within {budget} s of its start, {restarts} restarts so far; raise spec.startupSeconds if the model needs longer{said}"
+                "container {name} did not answer GET /health within {} s of its start, {restarts} restarts so far; raise spec.startupSeconds if the model needs longer{said}",
+                budget.seconds
             ),
         )
     } else {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::api::names::{
     CONDITION_READY, CONDITION_RECONCILING, CONDITION_SCALING_CONFLICT, CONDITION_STALLED, selector,
 };
-use crate::api::{AutoscalingStatus, VLLMClusterStatus};
+use crate::api::{AutoscalingStatus, VLLMClusterStatus, reasons};
 use crate::objects::ValidatedCluster;
 use crate::objects::arguments::port;
 
@@ -152,7 +152,8 @@ pub fn unbuildable(
     why: &str,
     now: Timestamp,
 ) -> VLLMClusterStatus {
-    let verdict = |kind, holds| Verdict { kind, holds, reason: "InvalidSpec", message: why.to_owned() };
+    let verdict =
+        |kind, holds| Verdict { kind, holds, reason: reasons::INVALID_SPEC, message: why.to_owned() };
     let verdicts = [
         verdict(CONDITION_READY, false),
         verdict(CONDITION_RECONCILING, false),
@@ -201,7 +202,7 @@ fn ready(
         // An API server that is away for a moment says nothing of servers that it does not carry.
         let unseen = matches!(&applied.outcomes[Kind::StatefulSet.index()], Outcome::Failed(error) if !error.is_final());
         let holds = unseen && was_ready && before.observed_generation == Some(cluster.generation);
-        let reason = if holds { "EnoughReplicas" } else { "NotEnoughReplicas" };
+        let reason = if holds { reasons::ENOUGH_REPLICAS } else { reasons::NOT_ENOUGH_REPLICAS };
         return verdict(
             holds,
             reason,
@@ -215,15 +216,19 @@ fn ready(
     if counts.ready < needed {
         match &applied.cause {
             Some(Cause { reason, message }) => verdict(false, reason.as_str(), format!("{seen}; {message}")),
-            None => verdict(false, "NotEnoughReplicas", seen),
+            None => verdict(false, reasons::NOT_ENOUGH_REPLICAS, seen),
         }
     } else if !taken {
-        verdict(false, "SpecNotTaken", format!("{seen}, and the current spec has not reached the pods"))
+        verdict(
+            false,
+            reasons::SPEC_NOT_TAKEN,
+            format!("{seen}, and the current spec has not reached the pods"),
+        )
     } else if counts.ready_and_updated() < needed {
         let updated = counts.ready_and_updated();
-        verdict(false, "RollingOut", format!("{seen}, and {updated} surely run the current spec"))
+        verdict(false, reasons::ROLLING_OUT, format!("{seen}, and {updated} surely run the current spec"))
     } else {
-        verdict(true, "EnoughReplicas", seen)
+        verdict(true, reasons::ENOUGH_REPLICAS, seen)
     }
 }
 
@@ -240,23 +245,27 @@ fn reconciling(cluster: &ValidatedCluster, set: Option<Known>, applied: &Applied
         None => seen,
     };
     let (holds, reason, message) = match set.filter(|set| set.written).map(|set| set.counts) {
-        _ if !failures.is_empty() => (true, "Retrying", failures.join("; ")),
-        _ if waiting => (true, "Waiting", "an older object of the same name is still being deleted".into()),
-        None => (false, "Stalled", "see the condition Stalled".into()),
+        _ if !failures.is_empty() => (true, reasons::RETRYING, failures.join("; ")),
+        _ if waiting => {
+            (true, reasons::WAITING, "an older object of the same name is still being deleted".into())
+        }
+        None => (false, reasons::STALLED, "see the condition Stalled".into()),
         Some(set) if !set.taken => {
-            (true, "Progressing", "the StatefulSet controller has not seen the spec yet".into())
+            (true, reasons::PROGRESSING, "the StatefulSet controller has not seen the spec yet".into())
         }
         Some(set) if set.replicas != wanted => {
-            (true, "Scaling", because(format!("{} pods exist, {wanted} are wanted", set.replicas)))
+            (true, reasons::SCALING, because(format!("{} pods exist, {wanted} are wanted", set.replicas)))
         }
-        Some(set) if !set.rolled || set.updated != wanted => {
-            (true, "RollingOut", because(format!("{} of {wanted} pods run the current spec", set.updated)))
-        }
+        Some(set) if !set.rolled || set.updated != wanted => (
+            true,
+            reasons::ROLLING_OUT,
+            because(format!("{} of {wanted} pods run the current spec", set.updated)),
+        ),
         Some(set) if set.ready != wanted => {
-            (true, "Starting", because(format!("{} of {wanted} pods are ready", set.ready)))
+            (true, reasons::STARTING, because(format!("{} of {wanted} pods are ready", set.ready)))
         }
-        Some(_) if stalled => (false, "Stalled", "see the condition Stalled".into()),
-        Some(_) => (false, "UpToDate", format!("{wanted} pods run the current spec and are ready")),
+        Some(_) if stalled => (false, reasons::STALLED, "see the condition Stalled".into()),
+        Some(_) => (false, reasons::UP_TO_DATE, format!("{wanted} pods run the current spec and are ready")),
     };
     Verdict { kind: CONDITION_RECONCILING, holds, reason, message }
 }
@@ -266,8 +275,8 @@ fn stalled(applied: &Applied) -> Verdict {
         .outcomes
         .iter()
         .filter_map(|outcome| match outcome {
-            Outcome::Foreign(sentence) => Some(("NameTaken", sentence.clone())),
-            Outcome::Failed(error) if error.is_final() => Some(("Refused", error.to_string())),
+            Outcome::Foreign(sentence) => Some((reasons::NAME_TAKEN, sentence.clone())),
+            Outcome::Failed(error) if error.is_final() => Some((reasons::REFUSED, error.to_string())),
             Outcome::Done(_) | Outcome::Absent | Outcome::Waiting | Outcome::Failed(_) => None,
         })
         .collect();
@@ -279,7 +288,7 @@ fn stalled(applied: &Applied) -> Verdict {
         None => Verdict {
             kind: CONDITION_STALLED,
             holds: false,
-            reason: "NothingInTheWay",
+            reason: reasons::NOTHING_IN_THE_WAY,
             message: "nothing needs a person".into(),
         },
     }
@@ -291,7 +300,7 @@ fn scaling_conflict(conflicts: &[String]) -> Verdict {
     Verdict {
         kind: CONDITION_SCALING_CONFLICT,
         holds,
-        reason: if holds { "DoesNotFit" } else { "Consistent" },
+        reason: if holds { reasons::DOES_NOT_FIT } else { reasons::CONSISTENT },
         message: if holds {
             conflicts.join("; ")
         } else {

@@ -63,6 +63,10 @@ fn unready_since(turned: &str) -> Value {
     ended(&json!({"exitCode": 137, "reason": "Error", "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:39Z"})),
     Reason::CrashLoop, "pod a-0: container vllm ended with exit code 137, 3 restarts so far"
 )]
+#[case::ended_after_it_had_served(
+    ended(&json!({"exitCode": 137, "reason": "Error", "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:02:41Z"})),
+    Reason::CrashLoop, "pod a-0: container vllm ended with exit code 137, 3 restarts so far"
+)]
 #[case::loading(
     container(&json!({"started": false, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}})),
     Reason::Loading, "pod a-0: loading since 2026-01-01T00:00:00Z, and given until 2026-01-01T00:01:40Z"
@@ -118,11 +122,39 @@ fn a_going_pod_is_no_fault() {
     assert_eq!(cause(&[going], 100).unwrap().reason, Reason::Terminating);
 }
 
+fn refusal(second: u32, message: &str) -> Event {
+    let at = format!("2026-01-01T00:00:{second:02}Z");
+    serde_json::from_value(
+        json!({"metadata": {}, "involvedObject": {}, "lastTimestamp": at, "message": message}),
+    )
+    .unwrap()
+}
+
 #[test]
-fn a_refusal_of_the_api_server_is_told() {
+fn the_newest_refusal_of_the_api_server_is_told() {
     let quota = "create Pod a-1 in StatefulSet a failed error: pods \"a-1\" is forbidden: exceeded quota: q";
-    assert_eq!(not_created(quota), Cause { reason: Reason::QuotaExceeded, message: quota.into() });
-    assert_eq!(not_created("create Pod a-1 failed").reason, Reason::PodsRefused);
+    let policy = "create Pod a-1 failed";
+    let (quota, policy) = (refusal(1, quota), refusal(2, policy));
+    let told = |refusals: &[&Event]| {
+        let refusals: Vec<_> = refusals.iter().copied().cloned().collect();
+        not_created(&refusals, &[]).map(|cause| (cause.reason, cause.message))
+    };
+    let message = |event: &Event| event.message.clone().unwrap();
+    assert_eq!(told(&[]), None);
+    assert_eq!(told(&[&quota]), Some((Reason::QuotaExceeded, message(&quota))));
+    assert_eq!(told(&[&policy, &quota]), Some((Reason::PodsRefused, message(&policy))));
+}
+
+#[test]
+fn a_refusal_that_is_older_than_a_pod_is_over() {
+    let refused =
+        |second| not_created(&[refusal(30, "exceeded quota")], &[created(10), created(second)]).is_some();
+    assert!(refused(29) && refused(30) && !refused(31));
+}
+
+fn created(second: u32) -> Pod {
+    let at = format!("2026-01-01T00:00:{second:02}Z");
+    serde_json::from_value(json!({"metadata": {"name": "a-0", "creationTimestamp": at}})).unwrap()
 }
 
 #[rstest]

@@ -1,7 +1,8 @@
 //! Every sentence that a user can meet, as the tools show it: snapshots of real runs, to be read by people.
 //!
-//! [`world`] is what the writes meet; [`counts`], [`scaled_objects`] and [`hpas`] are the writes, one or more for each rule
-//! of the policy; [`shown`] is what conditions and events make of it, and what is said while the operator is down. After a
+//! [`world`] is what the writes meet; [`counts`], [`workload`], [`scaled_objects`] and [`hpas`] are the writes, one or more
+//! for each rule of the policy; [`shown`] is what conditions and events make of it, and what is said while the operator is
+//! down. After a
 //! change of a sentence: `INSTA_UPDATE=always cargo test -p testbed --test plane -- messages`, and read the difference.
 //!
 //! **Architecture invariant**: asserts no sentence by itself. That each rule speaks is asserted, by [`Transcript::covers`].
@@ -10,6 +11,7 @@ mod counts;
 mod hpas;
 mod scaled_objects;
 mod shown;
+mod workload;
 mod world;
 
 use std::collections::BTreeSet;
@@ -25,56 +27,42 @@ const NS: &str = "messages";
 /// Where admission only warns.
 const WARNED: &str = "messages-warned";
 
-/// The sentences about a cluster's pods are written out in the rows of `policy::workload`.
-const WORKLOAD: &str = "its sentence is a row of policy::workload";
-
 /// Rules that say nothing to a user of a cluster, each with the reason.
-const SILENT: [(Rule, &str); 18] = [
+const SILENT: [(Rule, &str); 4] = [
     (Rule::ScalerFindingsLeftOut, "it takes a hundred faults in one object"),
     (Rule::ScalerMinimumAbsent, "the mutating webhook fills the minimum in before it is judged"),
     (Rule::HpaMaximumBelowOne, "the API server refuses it before any webhook that validates"),
     (Rule::HpaMaximumBelowMinimum, "the API server refuses it before any webhook that validates"),
-    (Rule::ArgumentOfField, WORKLOAD),
-    (Rule::DrainNeedsNewerImage, WORKLOAD),
-    (Rule::AcceleratorsTooFew, WORKLOAD),
-    (Rule::AcceleratorTwice, WORKLOAD),
-    (Rule::VariableOfField, WORKLOAD),
-    (Rule::CacheOfOneKind, WORKLOAD),
-    (Rule::RetentionWithoutClaim, WORKLOAD),
-    (Rule::UnavailableOnDelete, WORKLOAD),
-    (Rule::BudgetOfOneKind, WORKLOAD),
-    (Rule::TemplateLabel, WORKLOAD),
-    (Rule::TemplateProtected, WORKLOAD),
-    (Rule::HostAccess, WORKLOAD),
-    (Rule::TemplateInvalid, WORKLOAD),
-    (Rule::WriterMayNot, WORKLOAD),
 ];
 
 /// All of them. The snapshots are compared in the end, so that one difference hides no other.
 pub async fn all(plane: &Plane) -> anyhow::Result<()> {
     world::made(plane).await?;
-    let [mut scale, mut clusters, mut scaled_objects, mut triggers, mut hpas] =
-        [(); 5].map(|()| Transcript::new(plane));
+    let [mut scale, mut clusters, mut workload, mut scaled_objects, mut triggers, mut hpas] =
+        [(); 6].map(|()| Transcript::new(plane));
     tokio::try_join!(
         counts::scale(&mut scale),
         counts::clusters(&mut clusters),
+        workload::all(&mut workload),
         scaled_objects::themselves(&mut scaled_objects),
         scaled_objects::triggers(&mut triggers),
         hpas::all(&mut hpas),
     )?;
     let (up, down) = (shown::while_up(plane).await?, shown::while_down(plane).await?);
 
-    let transcripts = [scale, clusters, scaled_objects, triggers, hpas];
+    let transcripts = [scale, clusters, workload, scaled_objects, triggers, hpas];
     let spoken: BTreeSet<_> =
         transcripts.iter().flat_map(|transcript| transcript.covers.iter().copied()).collect();
     let silent = |rule: &Rule| SILENT.iter().any(|(silent, _)| silent == rule);
     let missing: Vec<_> = Rule::ALL.iter().filter(|rule| !spoken.contains(rule) && !silent(rule)).collect();
     ensure!(missing.is_empty(), "no message shows {missing:?}");
 
-    let [scale, clusters, scaled_objects, triggers, hpas] = transcripts.map(|transcript| transcript.text);
+    let [scale, clusters, workload, scaled_objects, triggers, hpas] =
+        transcripts.map(|transcript| transcript.text);
     let named = [
         ("scale", scale),
         ("vllmclusters", clusters),
+        ("workload", workload),
         ("scaledobjects", scaled_objects),
         ("triggers", triggers),
         ("hpas", hpas),
