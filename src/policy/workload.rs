@@ -18,6 +18,8 @@ use crate::objects::pod::{CACHE, parallel, stated_accelerators};
 use super::{Clause, Finding, Outcome, Rule};
 
 const TEMPLATE: &str = "spec.podTemplate";
+/// Where the API server finds `spec.resources`.
+const RESOURCES: &str = "template.spec.containers[0].resources";
 
 /// Judges the workload part of a write. What the spec before it had wrong already is warned about. `host_access`: the
 /// installation lets pods reach into their node.
@@ -357,10 +359,15 @@ pub fn borrowed(new: &VLLMClusterSpec, old: Option<&VLLMClusterSpec>) -> Option<
 
 /// The refusal of what the API server does not take in the pods' template.
 pub fn not_taken(stated: bool, field: &str, message: &str) -> Finding {
-    let path = field.strip_prefix("template").filter(|_| stated);
+    let path = match (field.strip_prefix("template"), field.strip_prefix(RESOURCES)) {
+        // The container that serves is the first, and no template states its resources.
+        (_, Some(path)) => format!("spec.resources{path}"),
+        (Some(path), None) if stated => format!("{TEMPLATE}{path}"),
+        _ => "spec".into(),
+    };
     Finding::new(
         Rule::TemplateInvalid,
-        path.map_or_else(|| "spec".into(), |path| format!("{TEMPLATE}{path}")),
+        path,
         format!("the API server does not take the pods' {field}: {message}"),
     )
 }
@@ -484,6 +491,8 @@ mod tests {
             finding.message,
             "the API server does not take the pods' template.spec.nodeName: Invalid value"
         );
+        let of_resources = not_taken(false, "template.spec.containers[0].resources.requests", "x").field;
+        assert_eq!(of_resources, "spec.resources.requests");
         assert_eq!(not_taken(false, "template.spec.containers[0].env[0].name", "x").field, "spec");
     }
 }

@@ -58,7 +58,8 @@ pub async fn while_down(plane: &Plane) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Its conditions in their order, and the different things that its events say.
+/// Its conditions in their order, and the different things that its events say. Those of a cluster say what its conditions
+/// said at the time, which is told by [`crate::workload::told`].
 async fn shown(
     plane: &Plane,
     text: &mut String,
@@ -81,7 +82,7 @@ async fn shown(
         .as_array()
         .context("events")?
         .iter()
-        .filter(|event| event["involvedObject"]["kind"] == object["kind"])
+        .filter(|event| event["involvedObject"]["kind"] == object["kind"] && object["kind"] != "VLLMCluster")
         .map(|event| ["type", "reason", "message"].map(|name| field(event, name)))
         .filter(|[_, reason, _]| !AT_THE_START.contains(&reason.as_str()))
         .collect();

@@ -50,7 +50,7 @@ pub async fn all(transcript: &mut Transcript<'_>) -> anyhow::Result<()> {
         (Rule::HostAccess, json!({"podTemplate": {"spec": {"hostNetwork": true}}})),
         (Rule::HostAccess, vllm(json!({"securityContext": {"privileged": true}}))),
         (Rule::TemplateInvalid, vllm(json!({"imagePullPolicy": "Sometimes"}))),
-        (Rule::TemplateInvalid, json!({"env": [{"name": "not a name", "value": "x"}]})),
+        (Rule::TemplateInvalid, json!({"resources": {"requests": {"cpu": 2}, "limits": {"cpu": 1}}})),
     ] {
         create(transcript, rule, spec, "create --dry-run=server -f -").await?;
     }
