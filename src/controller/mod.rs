@@ -378,8 +378,7 @@ fn drivers(world: &World, cluster: &ValidatedCluster) -> Drivers {
         leaving.filter(|going| target.scalers.iter().all(|scaler| scaler.name != going.name)).cloned(),
     );
     let spec = Spec { replicas: Some(cluster.replicas), bounds };
-    let hpas: Vec<_> = target.hpas.iter().map(|hpa| hpa.name.clone()).collect();
-    let conflicts = policy::cluster::conflicts(&cluster.name, spec, &scalers, &hpas);
+    let conflicts = policy::cluster::conflicts(&cluster.name, spec, &scalers, &target.hpas);
     Drivers {
         conflicts: conflicts.iter().map(ToString::to_string).collect(),
         autoscaling: in_charge(world, &cluster.namespace, &target, bounds),

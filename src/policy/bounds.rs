@@ -12,6 +12,10 @@ use super::{Clause, Finding, Name, Rule};
 
 /// The field that every rule about counts speaks of.
 pub const REPLICAS: &str = "spec.replicas";
+/// The field of the lower bound.
+pub const LOWER: &str = "spec.minReplicas";
+/// The field of the upper bound.
+pub const UPPER: &str = "spec.maxReplicas";
 
 /// A cluster's own hard bounds, `spec.minReplicas` and `spec.maxReplicas`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,6 +135,58 @@ impl Scaler {
     }
 }
 
+/// A HorizontalPodAutoscaler that points at a cluster and that no ScaledObject controls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignHpa {
+    /// The HPA's name.
+    pub name: String,
+    /// `spec.minReplicas`; absent, the API server takes 1.
+    pub min: i32,
+    /// `spec.maxReplicas`.
+    pub max: i32,
+}
+
+/// What a driver asks for, as sentences about the cluster that it drives tell of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// The rule that no count suits both.
+    rule: Rule,
+    /// The rule that bounds leave a part of the range.
+    cut: Rule,
+    kind: &'static str,
+    name: &'a str,
+    range: (i32, i32),
+    fields: Fields,
+}
+
+impl Scaler {
+    /// What it asks for.
+    pub fn wish(&self) -> Wish<'_> {
+        Wish {
+            rule: Rule::HolderOutsideBounds,
+            cut: Rule::BoundsCutScaler,
+            kind: "ScaledObject",
+            name: &self.name,
+            range: (self.lower(), self.upper()),
+            fields: OF_SCALED_OBJECT,
+        }
+    }
+}
+
+impl ForeignHpa {
+    /// What it asks for.
+    pub fn wish(&self) -> Wish<'_> {
+        Wish {
+            rule: Rule::HpaOutsideBounds,
+            cut: Rule::HpaWider,
+            kind: "HorizontalPodAutoscaler",
+            name: &self.name,
+            range: (self.min, self.max),
+            fields: OF_HPA,
+        }
+    }
+}
+
 /// The fields that state a driver's range, as its own kind calls them.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields {
@@ -163,31 +219,57 @@ impl Bounds {
         )
     }
 
-    /// What is to be said where no count suits these bounds and a ScaledObject.
-    pub fn no_count_suits(self, name: Name<'_>, scaler: &Scaler) -> Finding {
-        let (lower, upper) = (scaler.lower(), scaler.upper());
-        let (of_cluster, of_scaler) = if lower > self.upper() {
+    /// What is to be said where no count suits these bounds and a driver.
+    pub fn no_count_suits(self, name: Name<'_>, driver: Wish<'_>) -> Finding {
+        let Wish { rule, kind, name: driver, range: (lower, upper), fields, .. } = driver;
+        let Fields { min, max } = fields;
+        let (of_cluster, of_driver) = if lower > self.upper() {
             (
                 (lower <= MAX_REPLICAS).then(|| format!("raise spec.maxReplicas to {lower} or more, or ")),
-                format!("lower minReplicaCount to {} or less", self.upper()),
+                format!("lower {min} to {} or less", self.upper()),
             )
         } else {
             (
                 (upper >= 1).then(|| format!("lower spec.minReplicas to {upper} or less, or ")),
-                format!("raise maxReplicaCount to {} or more", self.lower()),
+                format!("raise {max} to {} or more", self.lower()),
             )
         };
         Finding::bare(
-            Rule::HolderOutsideBounds,
+            rule,
             REPLICAS,
             format!(
-                "no count suits both: ScaledObject {:?} wants {lower} to {upper}, {KIND} {name} allows {} to {}; {}{of_scaler}",
-                scaler.name,
+                "no count suits both: {kind} {driver:?} wants {lower} to {upper}, {KIND} {name} allows {} to {}; {}{of_driver}",
                 self.lower(),
                 self.upper(),
                 of_cluster.unwrap_or_default()
             ),
         )
+    }
+
+    /// What is wrong between these bounds and a driver; `None`: nothing.
+    pub fn conflict(self, name: Name<'_>, driver: Wish<'_>) -> Option<Finding> {
+        let (lower, upper) = driver.range;
+        let apart = lower > self.upper() || upper < self.lower();
+        if apart { Some(self.no_count_suits(name, driver)) } else { self.cuts(driver) }
+    }
+
+    /// What is to be said where these bounds leave only a part of a driver's range; `None` where they leave all of it,
+    /// or nothing.
+    pub fn cuts(self, driver: Wish<'_>) -> Option<Finding> {
+        let Wish { cut, kind, name, range, fields, .. } = driver;
+        let (lower, upper) = range;
+        let (low, high) = (lower.max(self.lower()), upper.min(self.upper()));
+        let widen = self.to_widen(range, "").map(|widen| widen + ", or ").unwrap_or_default();
+        (low <= high && (low, high) != range).then(|| {
+            Finding::bare(
+                cut,
+                if high < upper { UPPER } else { LOWER },
+                format!(
+                    "the count stays within {low} to {high}, whatever {kind} {name:?} ({lower} to {upper}) asks for; {widen}{}",
+                    self.to_narrow(range, fields)
+                ),
+            )
+        })
     }
 }
 
@@ -247,7 +329,8 @@ mod tests {
     fn the_two_ways_out_where_no_count_suits(#[case] min: i32, #[case] max: i32, #[case] says: &str) {
         let scaler =
             Scaler { name: "queue".into(), min: Some(min), max: Some(max), paused: false, takes_over: None };
-        let said = Bounds { min: Some(2), max: Some(5) }.no_count_suits("far".into(), &scaler).to_string();
+        let said =
+            Bounds { min: Some(2), max: Some(5) }.no_count_suits("far".into(), scaler.wish()).to_string();
         assert!(
             said.starts_with("no count suits both: ScaledObject \"queue\" wants") && said.ends_with(says),
             "{said}"

@@ -5,13 +5,10 @@
 
 use crate::api::names::{KIND, MAX_NAME, MAX_REPLICAS, headless_service};
 
-use super::bounds::{OF_SCALED_OBJECT, REPLICAS};
+use super::bounds::{ForeignHpa, LOWER, REPLICAS, UPPER};
 use super::name::SUFFIX;
 use super::scale::{Count, by_person};
 use super::{Bounds, Clause, Finding, Name, Outcome, Rule, Scaler};
-
-const LOWER: &str = "spec.minReplicas";
-const UPPER: &str = "spec.maxReplicas";
 
 /// The part of a spec that the policy reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,28 +134,28 @@ pub fn check(write: &Write<'_>) -> Outcome {
 
 /// What is wrong between a cluster and what drives it, whoever let it pass: refusals and warnings alike, for a
 /// condition. Empty: nothing.
-pub fn conflicts(name: &str, spec: Spec, scalers: &[Scaler], hpas: &[String]) -> Vec<Finding> {
+pub fn conflicts(name: &str, spec: Spec, scalers: &[Scaler], hpas: &[ForeignHpa]) -> Vec<Finding> {
+    // An HPA that is about to be taken over is no second driver.
+    let taken_over =
+        |hpa: &&ForeignHpa| scalers.iter().any(|scaler| scaler.takes_over.as_ref() == Some(&hpa.name));
+    let hpas: Vec<_> = hpas.iter().filter(|hpa| !taken_over(hpa)).collect();
     let mut outcome = Outcome::default();
     let name = Name::Given(name);
     if let Some(replicas) = spec.replicas {
         outcome.refuse_all(spec.bounds.violation(name, replicas));
     }
-    for scaler in scalers.iter().filter(|_| spec.bounds.consistent()) {
-        match scaler.within(spec.bounds) {
-            None => outcome.warn(spec.bounds.no_count_suits(name, scaler)),
-            Some(left) => outcome.warn_of(cut(spec.bounds, scaler, left)),
-        }
+    let wishes = scalers.iter().map(Scaler::wish).chain(hpas.iter().map(|hpa| hpa.wish()));
+    for wish in wishes.filter(|_| spec.bounds.consistent()) {
+        outcome.warn_of(spec.bounds.conflict(name, wish));
     }
-    outcome.warn_of(several(name, scalers, hpas));
+    outcome.warn_of(several(name, scalers, &hpas));
     [outcome.refusals, outcome.warnings].concat()
 }
 
 /// More than one driver.
-fn several(name: Name<'_>, scalers: &[Scaler], hpas: &[String]) -> Option<Finding> {
-    // An HPA that is about to be taken over is no second driver.
-    let taken_over = |hpa: &&String| scalers.iter().any(|scaler| scaler.takes_over.as_ref() == Some(*hpa));
+fn several(name: Name<'_>, scalers: &[Scaler], hpas: &[&ForeignHpa]) -> Option<Finding> {
     let scalers: Vec<_> = scalers.iter().map(|scaler| format!("{:?}", scaler.name)).collect();
-    let hpas: Vec<_> = hpas.iter().filter(|hpa| !taken_over(hpa)).map(|hpa| format!("{hpa:?}")).collect();
+    let hpas: Vec<_> = hpas.iter().map(|hpa| format!("{:?}", hpa.name)).collect();
     let drivers = scalers.len() + hpas.len();
     if drivers < 2 {
         return None;
@@ -287,25 +284,8 @@ fn judge_scaler(write: &Write<'_>, outcome: &mut Outcome) {
                 bounds.upper().max(upper)
             ),
         )),
-        Some(left) => outcome.warn_of(cut(bounds, scaler, left)),
+        Some(_) => outcome.warn_of(bounds.cuts(scaler.wish())),
     }
-}
-
-/// Bounds that leave `low` to `high` of a ScaledObject's range, where that is not all of it.
-fn cut(bounds: Bounds, scaler: &Scaler, (low, high): (i32, i32)) -> Option<Finding> {
-    let range @ (lower, upper) = (scaler.lower(), scaler.upper());
-    let widen = bounds.to_widen(range, "").map(|widen| widen + ", or ").unwrap_or_default();
-    ((low, high) != range).then(|| {
-        Finding::bare(
-            Rule::BoundsCutScaler,
-            if high < upper { UPPER } else { LOWER },
-            format!(
-                "the count stays within {low} to {high}, whatever ScaledObject {:?} ({lower} to {upper}) asks for; {widen}{}",
-                scaler.name,
-                bounds.to_narrow(range, OF_SCALED_OBJECT)
-            ),
-        )
-    })
 }
 
 #[cfg(test)]

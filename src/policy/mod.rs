@@ -23,7 +23,7 @@ pub mod scale;
 pub mod scaled_object;
 pub mod workload;
 
-pub use bounds::{Bounds, Scaler};
+pub use bounds::{Bounds, ForeignHpa, Scaler};
 pub(crate) use clause::Clause;
 pub use name::Name;
 pub use outcome::{Finding, Outcome};

@@ -65,7 +65,7 @@ pub fn by_person(count: Count<'_>) -> Outcome {
     let holder = scaler.filter(|scaler| scaler.holds() && !(unchanged && Clause::UntouchedCount.in_force()));
     let side = holder.map_or(Side::Within, |holder| Side::of(holder, count));
     match side {
-        Side::NoneInCommon(holder) => outcome.warn(bounds.no_count_suits(name, holder)),
+        Side::NoneInCommon(holder) => outcome.warn(bounds.no_count_suits(name, holder.wish())),
         Side::Held(holder) if violation.is_none() => outcome.warn(Finding::bare(
             Rule::HolderDecidesAgain,
             REPLICAS,

@@ -18,6 +18,7 @@ use hashbrown::{Equivalent, HashMap};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
+pub use crate::policy::ForeignHpa;
 use crate::policy::{Bounds, Mode, Scaler};
 
 use claims::{Claimant, Claimed, Claims};
@@ -35,17 +36,6 @@ pub struct Cluster {
     pub memory_request: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
-}
-
-/// A HorizontalPodAutoscaler that points at a cluster and that no ScaledObject controls.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForeignHpa {
-    /// The HPA's name.
-    pub name: String,
-    /// `spec.minReplicas`; absent, the API server takes 1.
-    pub min: i32,
-    /// `spec.maxReplicas`.
-    pub max: i32,
 }
 
 /// What is known of one scale target.

@@ -166,17 +166,21 @@ fn narrower_bounds_refuse_the_count_that_they_leave_outside() {
 #[case::crossed_bounds(spec(None, Some(5), Some(4)), &[scaler(3, 6)], &[], &[])]
 #[case::partial(spec(Some(4), None, Some(5)), &[scaler(3, 6)], &[], &["the count stays within 3 to 5, whatever ScaledObject \"queue\" (3 to 6) asks for; raise spec.maxReplicas to 6, or lower maxReplicaCount to 5"])]
 #[case::two_scalers(spec(Some(4), None, None), &[scaler(3, 6), Scaler { name: "other".into(), ..scaler(3, 6) }], &[], &["ScaledObjects \"queue\" and \"other\" both point at VLLMCluster \"a\": KEDA lets neither work, or they undo each other's counts; delete all but one"])]
-#[case::beside_an_hpa(spec(Some(4), None, None), &[scaler(3, 6)], &["h"], &["ScaledObject \"queue\" and HorizontalPodAutoscaler \"h\" both point at VLLMCluster \"a\": they undo each other's counts; delete all but one"])]
-#[case::three(spec(Some(4), None, None), &[scaler(3, 6), Scaler { name: "other".into(), ..scaler(3, 6) }], &["h"], &["ScaledObjects \"queue\" and \"other\" and HorizontalPodAutoscaler \"h\" all point at"])]
-#[case::taken_over(spec(Some(4), None, None), &[Scaler { takes_over: Some("h".into()), ..scaler(3, 6) }], &["h"], &[])]
-#[case::an_hpa_alone(spec(Some(4), None, None), &[], &["h"], &[])]
+#[case::beside_an_hpa(spec(Some(4), None, None), &[scaler(3, 6)], &[("h", 3, 6)], &["ScaledObject \"queue\" and HorizontalPodAutoscaler \"h\" both point at VLLMCluster \"a\": they undo each other's counts; delete all but one"])]
+#[case::three(spec(Some(4), None, None), &[scaler(3, 6), Scaler { name: "other".into(), ..scaler(3, 6) }], &[("h", 3, 6)], &["ScaledObjects \"queue\" and \"other\" and HorizontalPodAutoscaler \"h\" all point at"])]
+#[case::taken_over(spec(Some(4), None, None), &[Scaler { takes_over: Some("h".into()), ..scaler(3, 6) }], &[("h", 3, 6)], &[])]
+#[case::a_wider_hpa(spec(Some(4), None, Some(5)), &[], &[("h", 1, 8)], &["the count stays within 1 to 5, whatever HorizontalPodAutoscaler \"h\" (1 to 8) asks for; raise spec.maxReplicas to 8, or lower maxReplicas to 5"])]
+#[case::an_hpa_elsewhere(spec(Some(4), None, Some(5)), &[], &[("h", 6, 8)], &["no count suits both: HorizontalPodAutoscaler \"h\" wants 6 to 8, VLLMCluster \"a\" allows 1 to 5; raise spec.maxReplicas to 6 or more, or lower minReplicas to 5 or less"])]
+#[case::a_wider_hpa_taken_over(spec(Some(4), None, Some(6)), &[Scaler { takes_over: Some("h".into()), ..scaler(3, 6) }], &[("h", 1, 8)], &[])]
+#[case::an_hpa_alone(spec(Some(4), None, None), &[], &[("h", 3, 6)], &[])]
 fn conflicts_of(
     #[case] spec: Spec,
     #[case] scalers: &[Scaler],
-    #[case] hpas: &[&str],
+    #[case] hpas: &[(&str, i32, i32)],
     #[case] says: &[&str],
 ) {
-    let hpas: Vec<_> = hpas.iter().map(|&hpa| hpa.to_owned()).collect();
+    let hpas: Vec<_> =
+        hpas.iter().map(|&(name, min, max)| ForeignHpa { name: name.into(), min, max }).collect();
     let found = conflicts("a", spec, scalers, &hpas);
     assert_eq!(found.len(), says.len(), "{found:?}");
     assert!(found.iter().zip(says).all(|(found, says)| found.to_string().contains(says)), "{found:?}");
