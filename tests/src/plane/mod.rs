@@ -23,6 +23,7 @@ pub mod spec;
 pub mod wait;
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -50,8 +51,8 @@ pub fn install_crypto() {
 /// How often a request is made that is told to try again.
 const TRIES: usize = 10;
 
-/// Makes a request, and makes it again where the operator says to: one of its own look-ups took too long, on a machine
-/// that is busy.
+/// Makes a request, and makes it again where the operator says to: one of its own look-ups took too long on a machine that
+/// is busy, or more are asked for than it makes. client-go does the latter by itself, after as many seconds as it is told.
 pub async fn trying_again<T, F>(mut request: impl FnMut() -> F) -> kube::Result<T>
 where
     F: Future<Output = kube::Result<T>>,
@@ -60,6 +61,10 @@ where
         match request().await {
             Err(kube::Error::Api(status))
                 if status.code == 500 && status.message.ends_with("; try again") => {}
+            Err(kube::Error::Api(status)) if status.code == 429 => {
+                let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+                tokio::time::sleep(Duration::from_secs(u64::from(seconds))).await;
+            }
             answer => return answer,
         }
     }
