@@ -24,7 +24,9 @@ pub async fn small() -> anyhow::Result<()> {
     ensure!(writes("patch vllmclusters/status") >= CLUSTERS, "{figures}");
     // That it serves.
     ensure!(writes("create events") == CLUSTERS, "{figures}");
-    ensure!(figures.writes.len() == 4, "{figures}\n{:#?}", figures.writes_of_restart);
+    // A cluster that is looked at before its own status has come back is told of again, on the same event.
+    let kinds = figures.writes.keys().filter(|what| *what != "patch events").count();
+    ensure!(kinds == 4, "{figures}\n{:#?}", figures.writes_of_restart);
     ensure!(figures.writes_of_restart.is_empty(), "{:#?}", figures.writes_of_restart);
     ensure!(figures.usage.iter().all(|usage| usage.resident > 1024), "{figures}");
     plane.stop().await
