@@ -110,6 +110,10 @@ use super::workload::{
     validation = Rule::new("!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas")
         .message(Message::Expression("'minReplicas %d is above maxReplicas %d'.format([self.minReplicas, self.maxReplicas])".into()))
         .field_path(".minReplicas"),
+    // vLLM's parser demands it.
+    validation = Rule::new("!has(self.servedModelName) || has(self.model)")
+        .message("servedModelName needs model, which it is another name of: state model too")
+        .field_path(".servedModelName"),
     // A StatefulSet's claim templates are fixed.
     validation = Rule::new("has(self.modelCache) && has(self.modelCache.claim) ? has(oldSelf.modelCache) && has(oldSelf.modelCache.claim) && self.modelCache.claim == oldSelf.modelCache.claim : !has(oldSelf.modelCache) || !has(oldSelf.modelCache.claim)")
         .message("modelCache.claim cannot be changed, added or removed, because a StatefulSet's claims are fixed: create a VLLMCluster of another name with the new claim and move clients over, or delete this one and create it anew")
@@ -135,7 +139,7 @@ pub struct VLLMClusterSpec {
     /// The model to serve: a Hugging Face name such as Qwen/Qwen3-0.6B, or a path in the container. Left out:
     /// vLLM's own default model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512), regex(pattern = r"\S"))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^[^-\s]"))]
     pub model: Option<String>,
 
     /// The container image of vLLM. Left out: the release that this operator was tested with.

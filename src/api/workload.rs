@@ -35,7 +35,7 @@ pub struct Accelerator {
 #[serde(rename_all = "camelCase")]
 pub struct HuggingFaceToken {
     /// Name of the Secret, in the namespace of the VLLMCluster.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub secret_name: String,
 
     /// Key of the token in the Secret. Left out: token.
@@ -62,7 +62,7 @@ pub struct ModelCache {
     /// Name of a PersistentVolumeClaim that all replicas mount; with more than one node, its volume must be
     /// ReadWriteMany.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub existing_claim: Option<String>,
 
     /// What becomes of the claims of replicas that go. Left out: they are kept.

@@ -42,8 +42,10 @@ pub fn states_all(desired: &Value, live: &Value) -> bool {
                 Some(found) if matches!(name.as_str(), "limits" | "requests") => {
                     same_quantities(value, found)
                 }
-                // Of an environment variable that shows a resource.
-                Some(found) if name == "divisor" => same_quantity(value, found),
+                // Of an environment variable that shows a resource, and of a volume in memory.
+                Some(found) if matches!(name.as_str(), "divisor" | "sizeLimit") => {
+                    same_quantity(value, found)
+                }
                 // One more key selects other pods; nobody adds one who wants the same.
                 Some(found) if name == "selector" => value == found,
                 Some(found) => states_all(value, found),

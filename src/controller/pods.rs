@@ -286,12 +286,25 @@ fn told(text: &str) -> String {
 
 /// Words that look like credentials are left out: a status is read by more people than a Secret.
 fn without_tokens(text: &str) -> String {
-    const SECRET: &[&str] = &["hf_", "sk-", "ghp_", "eyJ", "AKIA"];
+    const SECRET: &[&str] = &["hf_", "sk-", "ghp_", "glpat-", "xoxb-", "eyJ", "AKIA", "AIza"];
+    const NAMES: &[&str] = &["password", "passwd", "token", "secret", "apikey", "api_key", "api-key"];
     let clean = |word: &str| {
         let secret = word
             .split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'))
             .any(|part| part.len() > 12 && SECRET.iter().any(|prefix| part.starts_with(prefix)));
-        if secret { "[redacted]".to_owned() } else { word.to_owned() }
+        // As in `password=x`; what comes behind a space may be the next word of a sentence.
+        let named = word.split_once(['=', ':']).filter(|(name, value)| {
+            let name = name.to_ascii_lowercase();
+            !value.is_empty() && NAMES.iter().any(|secret| name.ends_with(secret))
+        });
+        match (secret, named) {
+            (true, _) => "[redacted]".to_owned(),
+            (false, Some((name, value))) => {
+                let sign = &word[name.len()..word.len() - value.len()];
+                format!("{name}{sign}[redacted]")
+            }
+            (false, None) => word.to_owned(),
+        }
     };
     let mut bearer = false;
     let words = text.split_inclusive(char::is_whitespace).map(|word| {

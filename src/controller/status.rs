@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::api::names::{
     CONDITION_READY, CONDITION_RECONCILING, CONDITION_SCALING_CONFLICT, CONDITION_STALLED, selector,
 };
+use crate::api::workload::UpdateType;
 use crate::api::{AutoscalingStatus, VLLMClusterStatus, reasons};
 use crate::objects::ValidatedCluster;
 use crate::objects::arguments::port;
@@ -22,6 +23,9 @@ use super::{Kind, shortened};
 /// Longest message of a condition, in characters. Kubernetes' convention allows 32,768; nobody reads as much, and
 /// a status too large for etcd would be no status.
 const MAX_MESSAGE: usize = 4096;
+
+/// What is said of a rollout that nobody but a person carries on.
+const BY_HAND: &str = "; with the update strategy OnDelete, pods change when they are deleted";
 
 /// What drives the count.
 #[derive(Clone, Debug, Default)]
@@ -226,10 +230,21 @@ fn ready(
         )
     } else if counts.ready_and_updated() < needed {
         let updated = counts.ready_and_updated();
-        verdict(false, reasons::ROLLING_OUT, format!("{seen}, and {updated} surely run the current spec"))
+        let by_hand = if changes_by_hand(cluster) { BY_HAND } else { "" };
+        verdict(
+            false,
+            reasons::ROLLING_OUT,
+            format!("{seen}, and {updated} surely run the current spec{by_hand}"),
+        )
     } else {
         verdict(true, reasons::ENOUGH_REPLICAS, seen)
     }
+}
+
+/// Whether pods are left as they are until somebody deletes them.
+fn changes_by_hand(cluster: &ValidatedCluster) -> bool {
+    let strategy = cluster.spec.update_strategy.as_ref();
+    strategy.is_some_and(|strategy| strategy.type_ == Some(UpdateType::OnDelete))
 }
 
 fn reconciling(cluster: &ValidatedCluster, set: Option<Known>, applied: &Applied) -> Verdict {

@@ -46,13 +46,34 @@ const OWNED: &[Owned] = &[
         short: None,
         instead: "leave it out: probes and Services reach a server at its pod's address",
     },
+    Owned { flag: "--ssl-keyfile", short: None, instead: PLAIN },
+    Owned { flag: "--ssl-certfile", short: None, instead: PLAIN },
+    Owned { flag: "--headless", short: None, instead: "leave it out: each replica serves by itself" },
 ];
 
-/// The operator's own flag that one of the user's arguments states; vLLM takes underscores for dashes.
+/// Why there is no TLS.
+const PLAIN: &str =
+    "leave it out: probes and Services speak plain HTTP; let a proxy before the servers do TLS";
+/// What ends the flags.
+const END: Owned = Owned {
+    flag: "--",
+    short: None,
+    instead: "leave it out: the operator's own flags come behind, and would be none any more",
+};
+/// The shortest beginning of a flag that is taken for it. argparse takes any that no other flag has; shorter ones are
+/// many flags'.
+const SHORTEST: usize = "--hos".len();
+
+/// The operator's own flag that one of the user's arguments states; vLLM takes underscores for dashes, and a flag's
+/// beginning for the flag.
 pub fn owned(argument: &str) -> Option<Owned> {
+    if argument == END.flag {
+        return Some(END);
+    }
     let flag = argument.split('=').next().unwrap_or_default();
     let dashed = flag.replace('_', "-");
-    OWNED.iter().copied().find(|owned| owned.flag == dashed || owned.short == Some(flag))
+    let begins = |owned: &Owned| dashed.len() >= SHORTEST && owned.flag.starts_with(&dashed);
+    OWNED.iter().copied().find(|owned| begins(owned) || owned.short == Some(flag))
 }
 
 /// The arguments of `vllm serve` for a spec. The operator's come last, where vLLM heeds them most.
@@ -139,6 +160,11 @@ mod tests {
     #[case("-tp", Some("--tensor-parallel-size"))]
     #[case("-pp=2", Some("--pipeline-parallel-size"))]
     #[case("--uds=/x", Some("--uds"))]
+    #[case("--hos=::1", Some("--host"))]
+    #[case("--tensor-parallel=4", Some("--tensor-parallel-size"))]
+    #[case("--ssl-key=/x", Some("--ssl-keyfile"))]
+    #[case("--", Some("--"))]
+    #[case("--mo=m", None)]
     #[case("--port-range=1", None)]
     #[case("8000", None)]
     fn flags_that_fields_stand_for(#[case] argument: &str, #[case] flag: Option<&str>) {

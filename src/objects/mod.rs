@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod budget;
+pub mod origin;
 mod overlay;
 pub mod pod;
 pub mod service;

@@ -27,6 +27,11 @@ const MERGE_KEYS: &[(&str, &str)] = &[
 /// before (`retainKeys`).
 const REPLACED: &[&str] = &["volumes"];
 
+/// The key by which the entries of a list are told apart; `None`: the list is one value.
+pub(super) fn merge_key(list: &str) -> Option<&'static str> {
+    MERGE_KEYS.iter().find(|(name, _)| *name == list).map(|(_, key)| *key)
+}
+
 /// `base` with what `overlay` states on top.
 pub fn laid_over(base: Value, overlay: &Map<String, Value>) -> Value {
     merge_value("", base, &Value::Object(overlay.clone()))
@@ -41,23 +46,31 @@ fn merge_value(field: &str, base: Value, overlay: &Value) -> Value {
             }
             Value::Object(base)
         }
-        (Value::Array(base), Value::Array(overlay)) => {
-            match MERGE_KEYS.iter().find(|(list, _)| *list == field) {
-                Some((_, key)) => Value::Array(merge_list(field, key, base, overlay)),
-                None => Value::Array(overlay.clone()),
-            }
-        }
+        (Value::Array(base), Value::Array(overlay)) => match merge_key(field) {
+            Some(key) => Value::Array(merge_list(field, key, base, overlay)),
+            None => Value::Array(overlay.clone()),
+        },
         (_, overlay) => overlay.clone(),
     }
 }
 
-/// Entries of the base in their order, changed where the overlay has the same key; then the overlay's others.
+/// Entries of the base in their order, changed where the overlay has the same key; then the overlay's others, as they are:
+/// of two with one key the API server tells.
 fn merge_list(field: &str, key: &str, base: Vec<Value>, overlay: &[Value]) -> Vec<Value> {
-    let mut merged = base;
+    let of_base = base.len();
+    let (mut merged, mut changed) = (base, vec![false; of_base]);
     for entry in overlay {
-        match merged.iter_mut().find(|below| below[key] == entry[key] && !entry[key].is_null()) {
-            Some(below) if REPLACED.contains(&field) => *below = entry.clone(),
-            Some(below) => *below = merge_value(field, below.take(), entry),
+        let place = (0..of_base)
+            .find(|place| !changed[*place] && !entry[key].is_null() && merged[*place][key] == entry[key]);
+        match place {
+            Some(place) => {
+                changed[place] = true;
+                let below = merged[place].take();
+                merged[place] = match field {
+                    field if REPLACED.contains(&field) => entry.clone(),
+                    field => merge_value(field, below, entry),
+                };
+            }
             None => merged.push(entry.clone()),
         }
     }
@@ -92,13 +105,18 @@ mod tests {
     )]
     #[case::one_value(json!({"tolerations": [{"key": "a"}]}), json!({"tolerations": [{"key": "b"}]}), json!({"tolerations": [{"key": "b"}]}))]
     #[case::entries_without_key(json!({"env": [{"value": "1"}]}), json!({"env": [{"value": "2"}]}), json!({"env": [{"value": "1"}, {"value": "2"}]}))]
+    #[case::two_of_one_key_stay_two(
+        json!({"ports": [{"containerPort": 1}]}),
+        json!({"ports": [{"containerPort": 53, "protocol": "TCP"}, {"containerPort": 53, "protocol": "UDP"}, {"containerPort": 1, "name": "a"}, {"containerPort": 1, "name": "b"}]}),
+        json!({"ports": [{"containerPort": 1, "name": "a"}, {"containerPort": 53, "protocol": "TCP"}, {"containerPort": 53, "protocol": "UDP"}, {"containerPort": 1, "name": "b"}]})
+    )]
     fn merged(#[case] base: Value, #[case] overlay: Value, #[case] expected: Value) {
         assert_eq!(laid_over(base, overlay.as_object().unwrap()), expected);
     }
 
     proptest::proptest! {
         #[test]
-        fn twice_is_once(names in proptest::collection::vec("[a-c]", 0..4), image in "[a-z]{1,3}") {
+        fn twice_is_once(names in proptest::collection::btree_set("[a-c]", 0..4), image in "[a-z]{1,3}") {
             let overlay = json!({"spec": {"containers": names.iter().map(|name| json!({"name": name, "image": image})).collect::<Vec<_>>()}});
             let base = json!({"spec": {"containers": [{"name": "a", "image": "base", "args": ["x"]}]}});
             let once = laid_over(base, overlay.as_object().unwrap());

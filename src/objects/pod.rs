@@ -23,6 +23,8 @@ use super::overlay::laid_over;
 
 /// Name of the volume, and of the claims, that hold models.
 pub const CACHE: &str = "model-cache";
+/// The volume behind `/dev/shm`.
+pub const SHM: &str = "shm";
 /// Where it is mounted.
 const CACHE_PATH: &str = "/model-cache";
 /// The accelerator where the spec names none.
@@ -53,7 +55,7 @@ pub fn template(
 
 fn pod(spec: &VLLMClusterSpec) -> PodSpec {
     let shared_memory = Volume {
-        name: "shm".into(),
+        name: SHM.into(),
         empty_dir: Some(EmptyDirVolumeSource {
             medium: Some("Memory".into()),
             size_limit: spec.shared_memory_size.clone(),
@@ -86,7 +88,7 @@ fn pod(spec: &VLLMClusterSpec) -> PodSpec {
 
 fn container(spec: &VLLMClusterSpec) -> Container {
     let startup = startup_seconds(spec);
-    let mut mounts = vec![mount("shm", "/dev/shm")];
+    let mut mounts = vec![mount(SHM, "/dev/shm")];
     if spec.model_cache.is_some() {
         mounts.push(mount(CACHE, CACHE_PATH));
     }
@@ -179,10 +181,27 @@ pub fn accelerators(spec: &VLLMClusterSpec) -> Option<(&str, i64)> {
     (count > 0).then_some((name, count))
 }
 
-/// The extended resources among the limits: their names have a domain.
+/// Domains under which device plugins offer accelerators.
+const ACCELERATORS: [&str; 10] = [
+    "amd.com",
+    "aws.amazon.com",
+    "cambricon.com",
+    "google.com",
+    "gpu.intel.com",
+    "habana.ai",
+    "huawei.com",
+    "metax-tech.com",
+    "mthreads.com",
+    "nvidia.com",
+];
+
+/// The accelerators among the limits, by their names: those of other devices, such as `rdma/hca`, are none.
 pub fn stated_accelerators(spec: &VLLMClusterSpec) -> impl Iterator<Item = (&String, &Quantity)> {
     let limits = spec.resources.iter().flat_map(|resources| resources.limits.iter().flatten());
-    limits.filter(|(name, _)| name.contains('/'))
+    limits.filter(|(name, _)| {
+        let parts = name.split_once('/');
+        parts.is_some_and(|(domain, name)| ACCELERATORS.contains(&domain) || name == "gpu")
+    })
 }
 
 /// How many accelerators of one pod vLLM divides a model among.

@@ -15,6 +15,7 @@
 pub mod bounds;
 pub(crate) mod clause;
 pub mod cluster;
+pub mod host_access;
 pub mod hpa;
 pub mod name;
 pub mod outcome;

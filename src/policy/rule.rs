@@ -107,17 +107,21 @@ ids! {
         UnavailableOnDelete = "cluster/max-unavailable-on-delete",
         /// A disruption budget with both of its fields, or with none.
         BudgetOfOneKind = "cluster/budget-of-one-kind",
+        /// Another name of a model that is not stated.
+        ServedNameOfNothing = "cluster/served-name-of-nothing",
         /// A label of the pod template by which Services and `/scale` find the pods.
         TemplateLabel = "cluster/template-label",
         /// A part of the pod template that the operator guarantees, or that a field stands for.
         TemplateProtected = "cluster/template-protected",
-        /// Host namespaces, host paths, host ports, privileges: refused unless the installation allows them with
-        /// `--allow-host-access`.
+        /// Host namespaces, host paths, host ports, privileges, and all else that the Pod Security Standard "baseline"
+        /// forbids: refused unless the installation allows them with `--allow-host-access`.
         HostAccess = "cluster/host-access",
-        /// A pod template that the API server does not take, in its own words.
+        /// A StatefulSet or a PodDisruptionBudget that the API server would not take, in its own words.
         TemplateInvalid = "cluster/template-invalid",
-        /// A Secret, a ConfigMap, a claim or a pod template by a writer who may not create StatefulSets in the
-        /// namespace.
+        /// A spec with a value that no `VLLMCluster` can have, though the schema lets it pass.
+        SpecUnreadable = "cluster/spec-unreadable",
+        /// A Secret, a ConfigMap, a claim, a pod template or its annotations, or another use of them, by a writer who may not
+        /// create StatefulSets in the namespace.
         WriterMayNot = "cluster/writer-may-not",
 
         // A ScaledObject: its range.

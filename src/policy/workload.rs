@@ -13,13 +13,12 @@ use crate::api::names::{
 };
 use crate::api::workload::UpdateType;
 use crate::objects::arguments::{drains, image, owned, port};
-use crate::objects::pod::{CACHE, parallel, stated_accelerators};
+use crate::objects::pod::{CACHE, SHM, parallel, stated_accelerators};
 
-use super::{Clause, Finding, Outcome, Rule};
+use super::{Clause, Finding, Outcome, Rule, host_access};
 
-const TEMPLATE: &str = "spec.podTemplate";
-/// Where the API server finds `spec.resources`.
-const RESOURCES: &str = "template.spec.containers[0].resources";
+/// Where a pod template is stated.
+pub(super) const TEMPLATE: &str = "spec.podTemplate";
 
 /// Judges the workload part of a write. What the spec before it had wrong already is warned about. `host_access`: the
 /// installation lets pods reach into their node.
@@ -27,10 +26,23 @@ pub fn check(new: &VLLMClusterSpec, old: Option<&VLLMClusterSpec>, host_access: 
     let older = old.map(|old| findings(old, host_access)).unwrap_or_default();
     let mut outcome = Outcome::default();
     for finding in findings(new, host_access) {
-        let excused = older.contains(&finding) && Clause::OlderWorkload.in_force();
+        let unchanged = old.is_some_and(|old| older.contains(&finding) && untouched(&finding, new, old));
+        let excused = unchanged && Clause::OlderWorkload.in_force();
         outcome.refuse_unless(excused, finding);
     }
     outcome
+}
+
+/// Whether a write has left alone what a rule judges. A finding names a place: another fault there is not the older one.
+fn untouched(finding: &Finding, new: &VLLMClusterSpec, old: &VLLMClusterSpec) -> bool {
+    let place = |list: &str| finding.field.strip_prefix(list)?.strip_suffix(']')?.parse::<usize>().ok();
+    match finding.rule {
+        Rule::ArgumentOfField => place("spec.args[").is_some_and(|at| new.args.get(at) == old.args.get(at)),
+        Rule::HostAccess => same_pods(new, old),
+        Rule::TemplateLabel | Rule::TemplateProtected => new.pod_template == old.pod_template,
+        Rule::VariableOfField => new.env == old.env && new.pod_template == old.pod_template,
+        _ => true,
+    }
 }
 
 fn findings(spec: &VLLMClusterSpec, host_access: bool) -> Vec<Finding> {
@@ -44,7 +56,7 @@ fn findings(spec: &VLLMClusterSpec, host_access: bool) -> Vec<Finding> {
         labels(&part("metadata")["labels"], &mut found);
         pod(part("spec"), spec, &mut found);
         if !host_access {
-            host(part("spec"), &mut found);
+            found.extend(host_access::findings(&Value::Object(template.0.clone())));
         }
     }
     found
@@ -135,8 +147,16 @@ fn twice_set<'a>(
     }
 }
 
-/// Fields of which one excludes the other. The schema says so too.
+/// Fields of which one excludes or needs the other. The schema says so too.
 fn alternatives(spec: &VLLMClusterSpec, found: &mut Vec<Finding>) {
+    if spec.served_model_name.is_some() && spec.model.is_none() {
+        found.push(Finding::new(
+            Rule::ServedNameOfNothing,
+            "spec.servedModelName",
+            "it is another name of spec.model, without which vLLM does not take it; state spec.model too"
+                .into(),
+        ));
+    }
     if let Some(cache) = &spec.model_cache {
         if cache.claim.is_some() == cache.existing_claim.is_some() {
             found.push(Finding::new(
@@ -198,7 +218,9 @@ fn labels(labels: &Value, found: &mut Vec<Finding>) {
 /// What the operator guarantees of a pod, and a template may not change: where, and what to do instead.
 const PROTECTED_OF_POD: &[(&str, &str)] = &[
     ("terminationGracePeriodSeconds", "state spec.drainSeconds, from which it follows"),
+    ("serviceAccount", "state serviceAccountName, its newer name"),
     ("restartPolicy", "leave it out: a StatefulSet restarts what ends"),
+    ("activeDeadlineSeconds", "leave it out: a StatefulSet's pods have no end"),
     ("hostname", "leave it out: a StatefulSet gives each pod its name"),
     ("subdomain", "leave it out: a StatefulSet gives each pod its name"),
 ];
@@ -210,6 +232,8 @@ const PROTECTED_OF_CONTAINER: &[(&str, &str)] = &[
     ("/image", "state spec.image"),
     ("/resources", "state spec.resources"),
     ("/lifecycle/preStop", "state spec.drainSeconds: the pause before it belongs to the operator"),
+    ("/startupProbe/periodSeconds", "state spec.startupSeconds, from which it follows"),
+    ("/startupProbe/failureThreshold", "state spec.startupSeconds, from which it follows"),
     ("/startupProbe/httpGet", "leave it out: the probes ask for /health; their times may be stated"),
     ("/startupProbe/exec", "leave it out: the probes ask for /health; their times may be stated"),
     ("/startupProbe/tcpSocket", "leave it out: the probes ask for /health; their times may be stated"),
@@ -231,7 +255,7 @@ fn pod(pod: &Value, spec: &VLLMClusterSpec, found: &mut Vec<Finding>) {
     }
     for (at, volume) in list(&pod["volumes"]).enumerate() {
         let instead = match volume["name"].as_str() {
-            Some("shm") => "state spec.sharedMemorySize, or use another name",
+            Some(SHM) => "state spec.sharedMemorySize, or use another name",
             Some(CACHE) => "state spec.modelCache, or use another name",
             _ => continue,
         };
@@ -249,20 +273,26 @@ fn pod(pod: &Value, spec: &VLLMClusterSpec, found: &mut Vec<Finding>) {
             let names = list(&container["env"]).map(|variable| variable["name"].as_str().unwrap_or_default());
             twice_set(&format!("{path}.env"), names, spec, found);
         }
-        for (at, taken) in list(&container["ports"]).enumerate() {
-            if taken["containerPort"] == port(spec) || taken["name"] == PORT_NAME {
-                found.push(protected(
-                    format!("{path}.ports[{at}]"),
-                    "state spec.port for the servers' port, or use another number and name",
-                ));
-            }
-        }
+        ports(container, &path, spec, found);
     }
     for (at, container) in list(&pod["initContainers"]).enumerate() {
+        ports(container, &format!("{path}.initContainers[{at}]"), spec, found);
         if container["name"] == CONTAINER {
             found.push(protected(
                 format!("{path}.initContainers[{at}].name"),
                 "use another name: this is the container that serves",
+            ));
+        }
+    }
+}
+
+/// Ports of a container that take the servers' own.
+fn ports(container: &Value, path: &str, spec: &VLLMClusterSpec, found: &mut Vec<Finding>) {
+    for (at, taken) in list(&container["ports"]).enumerate() {
+        if taken["containerPort"] == port(spec) || taken["name"] == PORT_NAME {
+            found.push(protected(
+                format!("{path}.ports[{at}]"),
+                "state spec.port for the servers' port, or use another number and name",
             ));
         }
     }
@@ -276,99 +306,93 @@ fn protected(field: String, instead: &str) -> Finding {
     )
 }
 
-/// What reaches from a pod into its node.
-fn host(pod: &Value, found: &mut Vec<Finding>) {
-    let path = format!("{TEMPLATE}.spec");
-    let refuse = |field: String| {
-        Finding::new(
-            Rule::HostAccess,
-            field,
-            format!(
-                "a {KIND} gives no access to the node it runs on; leave it out, or ask whoever runs the operator for --allow-host-access"
-            ),
-        )
-    };
-    for field in ["hostNetwork", "hostPID", "hostIPC"] {
-        if pod[field] == true {
-            found.push(refuse(format!("{path}.{field}")));
-        }
-    }
-    for (at, volume) in list(&pod["volumes"]).enumerate() {
-        if !volume["hostPath"].is_null() {
-            found.push(refuse(format!("{path}.volumes[{at}].hostPath")));
-        }
-    }
-    for kind in ["initContainers", "containers"] {
-        for (at, container) in list(&pod[kind]).enumerate() {
-            let path = format!("{path}.{kind}[{at}]");
-            let context = &container["securityContext"];
-            for field in ["privileged", "allowPrivilegeEscalation"] {
-                if context[field] == true {
-                    found.push(refuse(format!("{path}.securityContext.{field}")));
-                }
-            }
-            if list(&context["capabilities"]["add"]).next().is_some() {
-                found.push(refuse(format!("{path}.securityContext.capabilities.add")));
-            }
-            for (at, port) in list(&container["ports"]).enumerate() {
-                if port["hostPort"].as_i64().is_some_and(|port| port > 0) {
-                    found.push(refuse(format!("{path}.ports[{at}].hostPort")));
-                }
-            }
-        }
-    }
-}
-
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
+/// The entries of a list; none of what is no list.
+pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// The first part of a write that lets pods use what only some may use: a Secret, a ConfigMap, a claim, a service
-/// account. Whoever writes it must be one who may create such pods. What stood there before was lent by its writer.
-pub fn borrowed(new: &VLLMClusterSpec, old: Option<&VLLMClusterSpec>) -> Option<String> {
-    fn pod(spec: &VLLMClusterSpec) -> Option<&Value> {
-        spec.pod_template.as_ref()?.0.get("spec")
-    }
-    fn claim(spec: &VLLMClusterSpec) -> Option<&String> {
-        spec.model_cache.as_ref()?.existing_claim.as_ref()
+/// The first part of a spec that lends to pods what only some may use: a Secret, a ConfigMap, a claim, a service account.
+/// Whoever writes it, or changes what is done with it, must be one who may create such pods. `None`: nothing is lent, or the
+/// write leaves the pods as they are.
+pub fn lent(new: &VLLMClusterSpec, old: Option<&VLLMClusterSpec>) -> Option<String> {
+    if old.is_some_and(|old| same_pods(new, old)) {
+        return None;
     }
     let refers = |variable: &EnvVar| {
         let from = variable.value_from.as_ref();
         from.is_some_and(|from| from.secret_key_ref.is_some() || from.config_map_key_ref.is_some())
     };
-    let lent_before = |variable: &EnvVar| old.is_some_and(|old| old.env.contains(variable));
-    let differs = |is: bool, same: fn(&VLLMClusterSpec, &VLLMClusterSpec) -> bool| {
-        is && !old.is_some_and(|old| same(new, old))
-    };
-    let token = new.hugging_face_token.is_some();
-    if differs(token, |new, old| new.hugging_face_token == old.hugging_face_token) {
-        return Some("spec.huggingFaceToken".into());
+    let template = |part: &str| new.pod_template.as_ref().and_then(|template| template.0.get(part));
+    let annotated = template("metadata").is_some_and(|metadata| !metadata["annotations"].is_null());
+    let cache = new.model_cache.as_ref();
+    if new.hugging_face_token.is_some() {
+        Some("spec.huggingFaceToken".into())
+    } else if let Some(at) = new.env.iter().position(refers) {
+        Some(format!("spec.env[{at}]"))
+    } else if !new.env_from.is_empty() {
+        Some("spec.envFrom".into())
+    } else if cache.is_some_and(|cache| cache.existing_claim.is_some()) {
+        Some("spec.modelCache.existingClaim".into())
+    } else if cache.is_some_and(|cache| cache.claim.is_some()) {
+        // A claim of the name that this one would have is taken over, and goes with it where it is not to be kept.
+        Some("spec.modelCache.claim".into())
+    } else if template("spec").is_some() {
+        Some(format!("{TEMPLATE}.spec"))
+    } else if annotated {
+        // By annotations, others put containers and secrets into pods.
+        Some(format!("{TEMPLATE}.metadata.annotations"))
+    } else {
+        None
     }
-    let variable = new.env.iter().position(|variable| refers(variable) && !lent_before(variable));
-    if let Some(at) = variable {
-        return Some(format!("spec.env[{at}]"));
-    }
-    if differs(!new.env_from.is_empty(), |new, old| new.env_from == old.env_from) {
-        return Some("spec.envFrom".into());
-    }
-    if differs(claim(new).is_some(), |new, old| claim(new) == claim(old)) {
-        return Some("spec.modelCache.existingClaim".into());
-    }
-    differs(pod(new).is_some(), |new, old| pod(new) == pod(old)).then(|| format!("{TEMPLATE}.spec"))
 }
 
-/// The refusal of what the API server does not take in the pods' template.
-pub fn not_taken(stated: bool, field: &str, message: &str) -> Finding {
-    let path = match (field.strip_prefix("template"), field.strip_prefix(RESOURCES)) {
-        // The container that serves is the first, and no template states its resources.
-        (_, Some(path)) => format!("spec.resources{path}"),
-        (Some(path), None) if stated => format!("{TEMPLATE}{path}"),
-        _ => "spec".into(),
-    };
+/// Whether two specs ask for the same pods and claims; counts, and how pods are replaced or evicted, are no part of that.
+fn same_pods(new: &VLLMClusterSpec, old: &VLLMClusterSpec) -> bool {
+    let VLLMClusterSpec {
+        replicas: _,
+        min_replicas: _,
+        max_replicas: _,
+        update_strategy: _,
+        disruption_budget: _,
+        model,
+        image,
+        served_model_name,
+        port,
+        tensor_parallel_size,
+        pipeline_parallel_size,
+        accelerator,
+        args,
+        env,
+        env_from,
+        resources,
+        hugging_face_token,
+        model_cache,
+        shared_memory_size,
+        startup_seconds,
+        drain_seconds,
+        pod_template,
+    } = new;
+    (model, image, served_model_name, port) == (&old.model, &old.image, &old.served_model_name, &old.port)
+        && (tensor_parallel_size, pipeline_parallel_size, accelerator)
+            == (&old.tensor_parallel_size, &old.pipeline_parallel_size, &old.accelerator)
+        && (args, env, env_from, resources) == (&old.args, &old.env, &old.env_from, &old.resources)
+        && (hugging_face_token, model_cache, shared_memory_size)
+            == (&old.hugging_face_token, &old.model_cache, &old.shared_memory_size)
+        && (startup_seconds, drain_seconds, pod_template)
+            == (&old.startup_seconds, &old.drain_seconds, &old.pod_template)
+}
+
+/// The refusal of what the API server does not take: where it stands in the spec, as what it was sent there, and its words.
+pub fn not_taken(origin: String, field: &str, message: &str) -> Finding {
+    Finding::new(Rule::TemplateInvalid, origin, format!("the API server does not take {field}: {message}"))
+}
+
+/// The refusal of a spec that is no `VLLMCluster`'s, though the schema has let it pass.
+pub fn unreadable(why: &str) -> Finding {
     Finding::new(
-        Rule::TemplateInvalid,
-        path,
-        format!("the API server does not take the pods' {field}: {message}"),
+        Rule::SpecUnreadable,
+        "spec",
+        format!("it cannot be read: {why}; correct the value that this speaks of"),
     )
 }
 
@@ -422,12 +446,13 @@ mod tests {
     #[case::shared_memory(json!({"podTemplate": {"spec": {"volumes": [{"name": "shm"}]}}}), "spec.podTemplate.spec.volumes[0]: ")]
     #[case::cache_volume(json!({"podTemplate": {"spec": {"volumes": [{"name": "model-cache"}]}}}), "state spec.modelCache")]
     #[case::init(json!({"podTemplate": {"spec": {"initContainers": [{"name": "vllm"}]}}}), "spec.podTemplate.spec.initContainers[0].name: ")]
+    #[case::name_of_nothing(json!({"servedModelName": "a"}), "spec.servedModelName: it is another name of spec.model")]
     #[case::host_network(json!({"podTemplate": {"spec": {"hostNetwork": true}}}), "spec.podTemplate.spec.hostNetwork: a VLLMCluster gives no access to the node")]
-    #[case::host_path(json!({"podTemplate": {"spec": {"volumes": [{"name": "x", "hostPath": {"path": "/"}}]}}}), "spec.podTemplate.spec.volumes[0].hostPath: ")]
-    #[case::privileged(json!({"podTemplate": {"spec": {"initContainers": [{"name": "i", "securityContext": {"privileged": true}}]}}}), "spec.podTemplate.spec.initContainers[0].securityContext.privileged: ")]
-    #[case::escalation(json!({"podTemplate": {"spec": {"containers": [{"name": "vllm", "securityContext": {"allowPrivilegeEscalation": true}}]}}}), "spec.podTemplate.spec.containers[0].securityContext.allowPrivilegeEscalation: ")]
-    #[case::capability(json!({"podTemplate": {"spec": {"containers": [{"name": "s", "securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]}}}), "capabilities.add: ")]
-    #[case::host_port(json!({"podTemplate": {"spec": {"containers": [{"name": "s", "ports": [{"containerPort": 9, "hostPort": 9}]}]}}}), "ports[0].hostPort: ")]
+    #[case::older_account(json!({"podTemplate": {"spec": {"serviceAccount": "a"}}}), "spec.podTemplate.spec.serviceAccount: a pod template of a VLLMCluster does not state this; state serviceAccountName")]
+    #[case::startup(json!({"podTemplate": {"spec": {"containers": [{"name": "vllm", "startupProbe": {"failureThreshold": 4}}]}}}), "startupProbe.failureThreshold: ")]
+    #[case::taken_port_of_a_sidecar(json!({"podTemplate": {"spec": {"initContainers": [{"name": "side", "ports": [{"containerPort": 8000}]}]}}}), "spec.podTemplate.spec.initContainers[0].ports[0]: ")]
+    #[case::dashes(json!({"args": ["--"]}), "spec.args[0]: ")]
+    #[case::prefix(json!({"args": ["--tensor-par=2"]}), "spec.args[0]: --tensor-parallel-size is not")]
     fn refused(#[case] of: Value, #[case] message: &str) {
         let said = says(of);
         assert!(said.len() == 1 && said[0].contains(message), "{said:?}");
@@ -437,6 +462,7 @@ mod tests {
     #[case::nothing(json!({}))]
     #[case::arguments(json!({"args": ["--max-num-seqs=4", "8000"]}))]
     #[case::cpu(json!({"tensorParallelSize": 2, "accelerator": {"count": 0}}))]
+    #[case::another_device(json!({"resources": {"limits": {"rdma/hca": "1"}}}))]
     #[case::enough(json!({"tensorParallelSize": 2, "resources": {"limits": {"nvidia.com/gpu": "2", "rdma/hca": "1"}}}))]
     #[case::an_old_image_that_is_not_asked_to_drain(json!({"image": "vllm/vllm-openai:v0.10.0", "drainSeconds": 0}))]
     #[case::template(json!({"podTemplate": {
@@ -467,6 +493,32 @@ mod tests {
         assert_eq!((outcome.refusals.len(), outcome.warnings.len()), (1, 1));
     }
 
+    #[test]
+    fn another_fault_at_the_same_place_is_not_the_older_one() {
+        let host = |path: &str, image: &str| {
+            spec(json!({"podTemplate": {"spec": {
+                "volumes": [{"name": "x", "hostPath": {"path": path}}],
+                "containers": [{"name": "side", "image": image}],
+            }}}))
+        };
+        let allowed = |new: &VLLMClusterSpec, old: &VLLMClusterSpec| check(new, Some(old), false).allowed();
+        let old = host("/var/log", "x");
+        assert!(allowed(&old, &old));
+        assert!(!allowed(&host("/", "x"), &old) && !allowed(&host("/var/log", "evil"), &old));
+        let more = VLLMClusterSpec { replicas: Some(3), ..old.clone() };
+        assert!(allowed(&more, &old));
+        assert!(!allowed(&spec(json!({"args": ["--host=b"]})), &spec(json!({"args": ["--host=a"]}))));
+        let grace =
+            |seconds: i32| spec(json!({"podTemplate": {"spec": {"terminationGracePeriodSeconds": seconds}}}));
+        assert!(allowed(&grace(1), &grace(1)) && !allowed(&grace(2), &grace(1)));
+        let twice = |value: &str| {
+            spec(
+                json!({"huggingFaceToken": {"secretName": "s"}, "env": [{"name": "HF_TOKEN", "value": value}]}),
+            )
+        };
+        assert!(allowed(&twice("a"), &twice("a")) && !allowed(&twice("b"), &twice("a")));
+    }
+
     #[rstest]
     #[case(json!({}), None)]
     #[case(json!({"env": [{"name": "A", "value": "1"}], "podTemplate": {"metadata": {"labels": {"a": "b"}}}}), None)]
@@ -474,25 +526,28 @@ mod tests {
     #[case(json!({"env": [{"name": "A"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}), Some("spec.env[1]"))]
     #[case(json!({"envFrom": [{"secretRef": {"name": "s"}}]}), Some("spec.envFrom"))]
     #[case(json!({"modelCache": {"existingClaim": "c"}}), Some("spec.modelCache.existingClaim"))]
+    #[case(json!({"modelCache": {"claim": {"size": "1Gi"}}}), Some("spec.modelCache.claim"))]
     #[case(json!({"podTemplate": {"spec": {"serviceAccountName": "admin"}}}), Some("spec.podTemplate.spec"))]
+    #[case(json!({"podTemplate": {"metadata": {"annotations": {"inject": "secrets"}}}}), Some("spec.podTemplate.metadata.annotations"))]
     fn what_is_lent_to_pods(#[case] of: Value, #[case] field: Option<&str>) {
         let new = spec(of);
-        assert_eq!(borrowed(&new, None).as_deref(), field);
-        // Lent before by whoever wrote it then.
-        assert_eq!(borrowed(&new, Some(&new)), None);
-        assert_eq!(borrowed(&new, Some(&VLLMClusterSpec::default())).as_deref(), field);
-    }
-
-    #[test]
-    fn what_the_api_server_says_is_told_at_the_users_field() {
-        let finding = not_taken(true, "template.spec.nodeName", "Invalid value");
-        assert_eq!(finding.field, "spec.podTemplate.spec.nodeName");
+        assert_eq!(lent(&new, None).as_deref(), field);
+        // Lent before by whoever wrote it then, for the same pods.
+        assert_eq!(lent(&new, Some(&new)), None);
         assert_eq!(
-            finding.message,
-            "the API server does not take the pods' template.spec.nodeName: Invalid value"
+            lent(&new, Some(&VLLMClusterSpec { port: Some(9), ..VLLMClusterSpec::default() })).as_deref(),
+            field
         );
-        let of_resources = not_taken(false, "template.spec.containers[0].resources.requests", "x").field;
-        assert_eq!(of_resources, "spec.resources.requests");
-        assert_eq!(not_taken(false, "template.spec.containers[0].env[0].name", "x").field, "spec");
+        // More of them are no others.
+        let more = VLLMClusterSpec { replicas: Some(7), max_replicas: Some(9), ..new.clone() };
+        assert_eq!(lent(&more, Some(&new)), None);
+        // Whoever changes what is done with it, lends it.
+        for changed in [
+            VLLMClusterSpec { args: vec!["--x=$(A)".into()], ..new.clone() },
+            VLLMClusterSpec { image: Some("evil".into()), ..new.clone() },
+            VLLMClusterSpec { model: Some("evil".into()), ..new.clone() },
+        ] {
+            assert_eq!(lent(&changed, Some(&new)).as_deref(), field);
+        }
     }
 }

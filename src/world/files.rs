@@ -132,13 +132,13 @@ impl Objects {
     }
 }
 
-/// The answer to a question about who may do what, or about a pod template: files know nothing against it.
+/// The answer to a question about who may do what, or a dry run: files know nothing against it.
 fn agreement(path: &str) -> (StatusCode, Value) {
     match path.rsplit('/').next() {
         Some("subjectaccessreviews") => {
             (StatusCode::CREATED, json!({"spec": {}, "status": {"allowed": true}}))
         }
-        Some("podtemplates") => (StatusCode::CREATED, json!({"metadata": {}})),
+        Some("statefulsets" | "poddisruptionbudgets") => (StatusCode::CREATED, json!({"metadata": {}})),
         _ => not_found(),
     }
 }

@@ -23,12 +23,12 @@ use governor::clock::Clock as _;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use k8s_openapi::api::core::v1::{LimitRange, PodTemplate, PodTemplateSpec};
+use k8s_openapi::api::core::v1::LimitRange;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ListParams, PostParams};
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until, timeout};
 use webhook::review::User;
@@ -200,29 +200,35 @@ impl Live {
         Ok(answer.status.is_some_and(|status| status.allowed))
     }
 
-    /// What the API server finds wrong with a pod template, by a dry run: fields of a `PodTemplate`, and sentences.
-    pub async fn faults_of_template(
+    /// What the API server finds wrong with an object, by a dry run of its creation: fields and sentences. That there is one
+    /// of its name already is nothing that is wrong with it.
+    pub async fn faults_of<K>(
         &self,
         namespace: &str,
-        template: PodTemplateSpec,
+        object: &K,
         within: Duration,
-    ) -> Result<Vec<(String, String)>, LiveError> {
-        let what = format!("a dry run of a PodTemplate in {namespace}");
-        let object = PodTemplate {
-            metadata: ObjectMeta { generate_name: Some("vllm-".into()), ..ObjectMeta::default() },
-            template: Some(template),
-        };
-        let api = Api::<PodTemplate>::namespaced(self.reader.client.clone(), namespace);
+    ) -> Result<Vec<(String, String)>, LiveError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + Debug + DeserializeOwned + Serialize,
+    {
+        let what = format!("a dry run of a {} in {namespace}", K::kind(&()));
+        let api = Api::<K>::namespaced(self.reader.client.clone(), namespace);
         let params = PostParams { dry_run: true, ..PostParams::default() };
         let answer = self.reader.send(what.clone(), async {
-            match api.create(&params, &object).await {
+            match api.create(&params, object).await {
                 Ok(_) => Ok(Vec::new()),
                 Err(kube::Error::Api(status)) if status.code == 422 => {
                     let causes = status.details.into_iter().flat_map(|details| details.causes);
                     Ok(causes.map(|cause| (cause.field, cause.message)).collect())
                 }
-                // A quota, another's policy, a namespace that goes: nothing that is wrong with the template.
-                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Ok(Vec::new()),
+                // A quota, another's policy, a namespace that goes, a webhook that knows no dry runs: nothing that is wrong
+                // with the object.
+                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 409) => Ok(Vec::new()),
+                Err(kube::Error::Api(status)) if status.code == 400 => {
+                    let of_webhook = status.message.contains("does not support dry run");
+                    Ok(if of_webhook { Vec::new() } else { vec![(String::new(), status.message)] })
+                }
                 Err(error) => Err(error),
             }
         });

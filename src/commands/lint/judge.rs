@@ -361,6 +361,13 @@ mod tests {
                 ),
             ),
             (
+                "!has(self.servedModelName) || has(self.model)",
+                (
+                    "metadata: {name: a}\nspec: {servedModelName: b}",
+                    &["4 cluster/served-name-of-nothing!"][..],
+                ),
+            ),
+            (
                 "has(self.minAvailable) != has(self.maxUnavailable)",
                 ("metadata: {name: a}\nspec: {disruptionBudget: {}}", &["4 cluster/budget-of-one-kind!"][..]),
             ),

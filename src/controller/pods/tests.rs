@@ -162,6 +162,10 @@ fn created(second: u32) -> Pod {
 #[case("HF_TOKEN=hf_abcdefghijklmnop", "[redacted]")]
 #[case("Authorization: Bearer abc.def", "Authorization: Bearer [redacted]")]
 #[case("https://user:hf_abcdefghijklmnop@host", "[redacted]")]
+#[case("password:hunter2", "password:[redacted]")]
+#[case("with DB_PASSWORD=hunter2 set", "with DB_PASSWORD=[redacted] set")]
+#[case("glpat-abcdefghijklmnop", "[redacted]")]
+#[case("unexpected token: a", "unexpected token: a")]
 #[case("hf_hub is fine", "hf_hub is fine")]
 fn tokens_are_left_out(#[case] text: &str, #[case] shown: &str) {
     assert_eq!(without_tokens(text), shown);

@@ -41,6 +41,10 @@ pub async fn all(transcript: &mut Transcript<'_>) -> anyhow::Result<()> {
         ),
         (Rule::UnavailableOnDelete, json!({"updateStrategy": {"type": "OnDelete", "maxUnavailable": 1}})),
         (Rule::BudgetOfOneKind, json!({"disruptionBudget": {"minAvailable": 1, "maxUnavailable": 1}})),
+        (Rule::ServedNameOfNothing, json!({"servedModelName": "chat"})),
+        (Rule::SpecUnreadable, json!({"updateStrategy": {"maxUnavailable": 9_999_999_999_i64}})),
+        (Rule::TemplateInvalid, json!({"disruptionBudget": {"minAvailable": "150%"}})),
+        (Rule::TemplateInvalid, json!({"modelCache": {"claim": {"size": "0"}}})),
         (Rule::TemplateLabel, json!({"podTemplate": {"metadata": {"labels": {"cluster": "other"}}}})),
         (Rule::TemplateProtected, json!({"podTemplate": {"spec": {"terminationGracePeriodSeconds": 5}}})),
         (

@@ -111,6 +111,7 @@ impl EngineArgs {
                 )));
             }
         }
+        let first_is_flag = words.peek().is_some_and(|word| word.starts_with('-'));
         let mut args = Self {
             model: String::new(),
             served_model_names: Vec::new(),
@@ -179,6 +180,10 @@ impl EngineArgs {
         }
         if !unrecognized.is_empty() {
             return Err(usage(&format!("unrecognized arguments: {}", unrecognized.join(" "))));
+        }
+        // It looks at the words and not at what they mean.
+        if !args.served_model_names.is_empty() && first_is_flag {
+            return Err("ValueError: `model` should be provided as the first positional argument when using `vllm serve`. i.e. `vllm serve <model> --<arg> <value>`.".into());
         }
         if args.model.is_empty() {
             DEFAULT_MODEL.clone_into(&mut args.model);
@@ -262,7 +267,7 @@ mod tests {
     #[test]
     fn short_flags_names_and_lengths() {
         let args =
-            parse("serve -tp 2 m -pp=2 --host localhost --seed -1 --served-model-name a -q awq").unwrap();
+            parse("serve m -tp 2 -pp=2 --host localhost --seed -1 --served-model-name a -q awq").unwrap();
         assert_eq!((args.model.as_str(), args.host), ("m", Ipv4Addr::LOCALHOST.into()));
         assert_eq!(args.served_model_names, ["a"]);
         for (length, tokens) in
@@ -278,6 +283,10 @@ mod tests {
         for (line, says) in [
             ("serve m --foo --bar=1", "vllm: error: unrecognized arguments: --foo --bar=1"),
             ("serve m extra", "unrecognized arguments: extra"),
+            (
+                "serve --port 1 m --served-model-name=a",
+                "ValueError: `model` should be provided as the first positional",
+            ),
             ("serve --port", "argument --port: expected one argument"),
             ("serve --port x", "argument --port: invalid int value: 'x'"),
             ("serve -tp two", "argument --tensor-parallel-size: invalid int value: 'two'"),
