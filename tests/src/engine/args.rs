@@ -283,10 +283,6 @@ mod tests {
         for (line, says) in [
             ("serve m --foo --bar=1", "vllm: error: unrecognized arguments: --foo --bar=1"),
             ("serve m extra", "unrecognized arguments: extra"),
-            (
-                "serve --port 1 m --served-model-name=a",
-                "ValueError: `model` should be provided as the first positional",
-            ),
             ("serve --port", "argument --port: expected one argument"),
             ("serve --port x", "argument --port: invalid int value: 'x'"),
             ("serve -tp two", "argument --tensor-parallel-size: invalid int value: 'two'"),
@@ -304,5 +300,10 @@ mod tests {
             assert!(error.contains(says), "{line}: {error}");
             assert!(error.starts_with("usage: vllm serve"), "{error}");
         }
+        let error = parse("serve --port 1 m --served-model-name=a").unwrap_err();
+        assert!(
+            error.starts_with("ValueError: `model` should be provided as the first positional"),
+            "{error}"
+        );
     }
 }
