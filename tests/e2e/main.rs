@@ -19,6 +19,7 @@ mod operator_down;
 mod owned;
 mod plane_itself;
 mod removal;
+mod samples;
 mod scaled_objects;
 mod steady_state;
 mod suite;
@@ -69,6 +70,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("manifests::a_count_that_leaves_the_manifest_stays", |plane| {
             Box::pin(manifests::count_leaves(plane))
         }),
+        ("samples::each_is_taken_and_serves", |plane| Box::pin(samples::all(plane))),
         ("admission::counts_outside_of_a_range_are_refused", |plane| {
             Box::pin(admission::outside_of_a_range(plane))
         }),

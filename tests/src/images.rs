@@ -51,6 +51,8 @@ pub enum PullError {
 
 /// The image of vLLM itself.
 pub const VLLM: &str = "vllm/vllm-openai";
+/// The image of vLLM that is built for the CPU.
+pub const VLLM_CPU: &str = "vllm/vllm-openai-cpu";
 /// The image of this operator.
 pub const OPERATOR: &str = "ghcr.io/distributed-inference/vllm-operator";
 
@@ -88,6 +90,7 @@ impl Images {
         };
         let mut vllm = Image::of("vllm", engine);
         vllm.entrypoint.push("serve".into());
+        images.insert(VLLM_CPU, vllm.clone());
         images.insert(VLLM, vllm);
         let mut load = Image::of("testbed", vec![word(testbed)]);
         load.entrypoint.push("load".into());
