@@ -140,6 +140,27 @@ pub struct RunArgs {
     #[arg(long, env = "DRAIN_SECONDS", default_value = "15", value_parser = seconds)]
     pub drain: Duration,
 
+    /// Name of this pod, by which the Lease tells who leads.
+    #[arg(long, env = "POD_NAME", default_value = "vllm-operator")]
+    pub pod_name: String,
+
+    /// Lease that says which replica leads. It is the one that reconciles VLLMClusters; all serve admission.
+    #[arg(long, env = "LEASE", default_value = "vllm-operator")]
+    pub lease: String,
+
+    /// How long others wait before they take over from a leader that does not renew its lease, in seconds, at most 300.
+    #[arg(long, env = "LEASE_DURATION_SECONDS", default_value = "15", value_parser = seconds)]
+    pub lease_duration: Duration,
+
+    /// How long a leader goes on without having renewed its lease, in seconds; shorter than the lease's duration.
+    #[arg(long, env = "LEASE_RENEW_DEADLINE_SECONDS", default_value = "10", value_parser = seconds)]
+    pub lease_renew_deadline: Duration,
+
+    /// How often a leader renews its lease, and how often others look at it, in seconds; less than 5/6 of the renew
+    /// deadline.
+    #[arg(long, env = "LEASE_RETRY_PERIOD_SECONDS", default_value = "2", value_parser = seconds)]
+    pub lease_retry_period: Duration,
+
     /// How log lines look.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,

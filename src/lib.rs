@@ -6,8 +6,9 @@
 //! 4. [`admit`]: an admission review in, an answer out.
 //! 5. [`objects`] and [`controller`]: from a cluster to its StatefulSet and Services, and back to its status.
 //! 6. [`certificates`]: the CA's Secret, the served leaf, the injected bundle.
-//! 7. [`pace`]: how often a failed watch is tried again.
-//! 8. [`args`], [`telemetry`] and [`commands`]: how it is started and what it tells.
+//! 7. [`leader`]: which of the replicas reconciles.
+//! 8. [`pace`]: how often a failed watch is tried again.
+//! 9. [`args`], [`telemetry`] and [`commands`]: how it is started and what it tells.
 
 pub mod admit;
 pub mod api;
@@ -15,6 +16,7 @@ pub mod args;
 pub mod certificates;
 pub mod commands;
 pub mod controller;
+pub mod leader;
 pub mod objects;
 pub mod pace;
 pub mod policy;

@@ -6,6 +6,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::fmt;
@@ -35,6 +36,8 @@ pub struct Metrics {
     pub clamped: Counter,
     /// Objects read live because what was known may have been old.
     pub live_reads: LiveReads,
+    /// 1 in the replica that leads, 0 in the others.
+    pub leader: Gauge,
 }
 
 /// The counters of live reads.
@@ -85,7 +88,9 @@ impl Default for Metrics {
             "Live reads that were not sent, since there were too many; their reviews were refused with 429",
             limited,
         );
-        Self { registry, scale, cluster, scaled_object, hpa, clamped, live_reads }
+        let leader = Gauge::default();
+        registry.register("leader", "Whether this replica leads: reconciles VLLMClusters", leader.clone());
+        Self { registry, scale, cluster, scaled_object, hpa, clamped, live_reads, leader }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `vllm-operator run`: serves admission and reconciles until SIGTERM.
+//! `vllm-operator run`: serves admission until SIGTERM, and reconciles while it leads.
 //!
 //! Architecture invariant: ties modules together and decides when to be ready and when to stop; nothing else.
 
@@ -11,6 +11,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use jiff::Timestamp;
 use kube::{Client, Config};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,6 +26,7 @@ use webhook::server::{Limits, Stop, Transport, serve, tls_config};
 use crate::admit::{Admission, Endpoint, Phase};
 use crate::args::RunArgs;
 use crate::certificates::{self, CertificateSettings};
+use crate::leader::{self, Candidate, Fence, LeaseApi, TermError, fenced_client};
 use crate::telemetry::{Metrics, start_logging};
 use crate::world::World;
 use crate::world::live::Live;
@@ -43,6 +45,8 @@ const PLAIN_CONNECTIONS: usize = 64;
 /// Runs until the first SIGTERM or SIGINT has been answered by a drain; the second ends the process at once.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     start_logging(args.log_format);
+    let RunArgs { lease_duration, lease_renew_deadline, lease_retry_period, .. } = args;
+    let lease_settings = leader::Settings::new(lease_duration, lease_renew_deadline, lease_retry_period)?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok()
@@ -52,13 +56,15 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     config.read_timeout = Some(READ_TIMEOUT);
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let client = Client::try_from(config.clone())?;
-    // The API server's own timeout runs while admission reads: a retry would come too late.
+    let fence = Fence::default();
+    let leaders_client = fenced_client(config.clone(), &fence)?;
+    // The API server's own timeout runs while admission reads, and a lease while it is renewed: a retry would come too
+    // late.
     config.default_retry = false;
     let client_without_retry = Client::try_from(config)?;
 
     let metrics = Arc::new(Metrics::default());
-    let (world, changed) = World::with_listener();
-    let world = Arc::new(world);
+    let world = Arc::new(World::default());
     let resolver = Arc::new(certs::Resolver::default());
     let (synced, synced_seen) = watch::channel(Synced::default());
     let (bundle_in_place, bundle_seen) = watch::channel(false);
@@ -74,6 +80,16 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         bundle: bundle_seen,
         stopping: stopping.clone(),
         metrics: Arc::clone(&metrics),
+    };
+    let candidate = Candidate {
+        store: LeaseApi::new(client_without_retry.clone(), client.clone(), &args.namespace, &args.lease),
+        name: args.lease.clone(),
+        // A container that was restarted in its pod is another one than before.
+        identity: format!("{}_{:016x}", args.pod_name, fastrand::u64(..)),
+        settings: lease_settings,
+        fence,
+        leading: metrics.leader.clone(),
+        clock: Arc::new(Timestamp::now),
     };
     let admission = Arc::new(Admission {
         world: Arc::clone(&world),
@@ -95,14 +111,20 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         resolver,
         bundle_in_place,
     ));
-    // What drives a cluster is part of its status: without all of it, a restart would write what it did not see.
-    let controller = tokio::spawn({
+    let mut leadership = tokio::spawn({
         let stopping = stopping.clone();
         async move {
-            // An error is the end of the watches, which ends the process by itself.
-            if listed.wait_for(|synced| *synced == Synced::ALL).await.is_ok() {
-                controller::run(client, world, changed, stopping).await;
+            // What drives a cluster is part of its status: without all of it, a restart would write what it did not
+            // see. An error is the end of the watches, which ends the process by itself.
+            tokio::select! {
+                Ok(_) = listed.wait_for(|synced| *synced == Synced::ALL) => {}
+                () = stopping.cancelled() => return Ok(()),
             }
+            let lead = |ending| {
+                // All clusters are looked at when a term begins, so only what changes from here on is to be told.
+                controller::run(leaders_client.clone(), Arc::clone(&world), world.listen(), ending)
+            };
+            leader::run(&candidate, lead, stopping).await
         }
     });
     let routes = admission_routes(&admission);
@@ -115,13 +137,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         () = terminated()? => {}
         ended = watches => return Err(unexpected("watches", ended)),
         ended = certificates => return Err(unexpected("certificates", ended)),
-        ended = controller => return Err(unexpected("controller", ended)),
+        ended = &mut leadership => return Err(unexpected("leadership", ended)),
         ended = plain => return Err(unexpected("health and metrics", ended)),
     }
     info!(grace_seconds = args.grace.as_secs(), "stopping: not ready any more, still serving");
     stopping.cancel();
     tokio::select! {
-        () = drain(args.grace, &stop, admission) => info!("stopped"),
+        () = async { tokio::join!(drain(args.grace, &stop, admission), resign(leadership)); } => info!("stopped"),
         () = terminated()? => warn!("second signal: ending at once"),
     }
     Ok(())
@@ -133,6 +155,15 @@ async fn drain(grace: Duration, stop: &Stop, admission: JoinHandle<()>) {
     stop.stop.cancel();
     if let Err(error) = admission.await {
         warn!(%error, "the admission server did not end well");
+    }
+}
+
+/// Waits until the lease is given up. It is at once, so that another leads while this one still serves.
+async fn resign(leadership: JoinHandle<Result<(), TermError>>) {
+    match leadership.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "leading did not end well"),
+        Err(error) => warn!(%error, "leading did not end well"),
     }
 }
 

@@ -205,7 +205,8 @@ impl Context {
     }
 }
 
-/// Reconciles every cluster until `shutdown`, and those in `changed` again: what drives them is another.
+/// Reconciles every cluster until `shutdown`, and those in `changed` again: what drives them is another. Failures are
+/// counted anew by each run: one term of a leader knows nothing of the one before.
 pub async fn run(
     client: Client,
     world: Arc<World>,

@@ -194,24 +194,30 @@ pub struct World {
     index: RwLock<Index>,
     claims: Mutex<Claims>,
     /// Who is told of clusters whose drivers have changed.
-    listener: Option<UnboundedSender<Key>>,
+    listener: Mutex<Option<UnboundedSender<Key>>>,
 }
 
 impl World {
-    /// An empty world that tells of each cluster whose drivers have changed. The listener must keep up: it is told
-    /// without waiting.
-    pub fn with_listener() -> (Self, UnboundedReceiver<Key>) {
+    /// Tells of each cluster whose drivers change from now on, in place of whoever listened before. The listener must
+    /// keep up: it is told without waiting. While nobody listens, nothing is kept.
+    pub fn listen(&self) -> UnboundedReceiver<Key> {
         let (listener, changes) = unbounded_channel();
-        (Self { listener: Some(listener), ..Self::default() }, changes)
+        *self.listener() = Some(listener);
+        changes
     }
 
     fn tell(&self, changed: impl IntoIterator<Item = Key>) {
-        if let Some(listener) = &self.listener {
-            for key in changed {
-                // Nobody listens any more once the process stops.
-                let _ = listener.send(key);
-            }
+        let mut listener = self.listener();
+        let mut changed = changed.into_iter();
+        if listener.as_ref().is_some_and(|told| !changed.all(|key| told.send(key).is_ok())) {
+            // It has gone.
+            *listener = None;
         }
+    }
+
+    fn listener(&self) -> MutexGuard<'_, Option<UnboundedSender<Key>>> {
+        // One value, whole after any panic.
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is known of a cluster by that name. Nothing known: an empty target.
@@ -476,7 +482,11 @@ mod tests {
 
     #[test]
     fn the_listener_is_told_of_the_clusters_that_a_driver_left_and_joined() {
-        let (world, mut changes) = World::with_listener();
+        let world = World::default();
+        // Nobody listens yet.
+        world.put(&Key::new("n", "early"), Some(attachment("a", "early", false)));
+        world.put::<Scaler>(&Key::new("n", "early"), None);
+        let mut changes = world.listen();
         let mut told =
             || std::iter::from_fn(|| changes.try_recv().ok()).map(|key| key.name).collect::<Vec<_>>();
         world.put(&Key::new("n", "s"), Some(attachment("a", "s", false)));
@@ -499,5 +509,13 @@ mod tests {
         assert_eq!(told(), Vec::<String>::new());
         world.put_error::<Scaler>(&Key::new("n", "t"), None);
         assert_eq!((told(), world.error::<Scaler>("n", "t")), (vec!["c".into()], None));
+        // The next takes its place; and once it has gone, nothing is kept for it.
+        let mut next = world.listen();
+        assert!(changes.try_recv().is_err() && changes.is_closed());
+        world.put(&Key::new("n", "t"), Some(attachment("d", "t", false)));
+        assert_eq!(std::iter::from_fn(|| next.try_recv().ok()).count(), 2);
+        drop(next);
+        world.put(&Key::new("n", "t"), Some(attachment("c", "t", false)));
+        assert!(world.listener().is_none());
     }
 }
