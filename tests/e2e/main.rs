@@ -11,6 +11,7 @@ mod closed_loop;
 mod daily_use;
 mod interference;
 mod keda_optional;
+mod leadership;
 mod lint;
 mod manifests;
 mod matrix;
@@ -90,6 +91,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
             Box::pin(closed_loop::up_and_down(plane))
         }),
         ("workflows::side_by_side", |plane| Box::pin(workflows::side_by_side(plane))),
+        ("workflows::two_scaled_objects_at_once", |plane| Box::pin(workflows::race::two_at_once(plane))),
         ("workflows::keda_writes_all_hpas_anew", |plane| {
             Box::pin(workflows::handover::all_written_anew(plane))
         }),
@@ -111,6 +113,10 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("certificates::a_lost_authority_is_made_anew", |plane| {
             Box::pin(certificates::lost_authority(plane))
         }),
+        ("leadership::all_answer_and_one_leads", |plane| Box::pin(leadership::all_answer(plane))),
+        ("leadership::a_killed_leader_is_followed", |plane| Box::pin(leadership::killed(plane))),
+        ("leadership::a_leader_hands_over", |plane| Box::pin(leadership::handed_over(plane))),
+        ("leadership::a_paused_leader_writes_nothing", |plane| Box::pin(leadership::paused(plane))),
         ("steady_state::a_restart_writes_nothing", |plane| Box::pin(steady_state::restart(plane))),
         ("removal::a_deleted_statefulset_comes_back", |plane| {
             Box::pin(removal::statefulset_comes_back(plane))

@@ -21,6 +21,9 @@ pub const TESTBED: &str = env!("CARGO_BIN_EXE_testbed");
 /// the limits that matter are asserted by themselves.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Replicas of the operator: as many as its manifest has.
+pub const REPLICAS: usize = 2;
+
 /// A future of a scenario.
 pub type Run<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
 /// A scenario on the shared plane.
@@ -202,11 +205,7 @@ pub async fn stop_operator(plane: &Plane) -> anyhow::Result<()> {
         .map(drop)
 }
 
-/// Starts the operator again, and waits until it is ready.
+/// Starts the operator again with all of its replicas, and waits until they are ready.
 pub async fn start_operator(plane: &Plane) -> anyhow::Result<()> {
-    kubectl(plane, "vllm-operator-system", "scale deployment vllm-operator --replicas=1").ok().await?;
-    addons::wait_for_operator(plane).await?;
-    // Available may still speak of the pod before; a ready one is what the webhooks are called at.
-    let wanted = [("/status/readyReplicas", Value::from(1))];
-    until(plane, "vllm-operator-system", "deployment/vllm-operator", &wanted).await.map(drop)
+    addons::scale_operator(plane, REPLICAS).await
 }

@@ -5,11 +5,17 @@
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use serde_json::Value;
 
 use crate::plane::Plane;
+use crate::plane::wait::{Deadline, eventually};
 
+const OPERATOR: &str = "vllm-operator-system";
+/// As long as any wait here.
+const PATIENCE: Duration = Duration::from_secs(90);
 const PROMETHEUS: &str = include_str!("../manifests/prometheus.yaml");
 
 /// The release whose manifests and programs are used; the manifests themselves name `latest`.
@@ -60,14 +66,46 @@ pub async fn install_operator(plane: &Plane) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the operator is ready.
+/// Waits until the operator is ready: as many replicas as its Deployment wants, no others, and the Service leads to all.
 pub async fn wait_for_operator(plane: &Plane) -> anyhow::Result<()> {
-    let namespace = "vllm-operator-system";
-    wait(plane, namespace, &["deployment/vllm-operator", "--for=condition=Available"]).await?;
-    // Until the Service leads to it, its webhooks cannot be called, and what they are asked about is refused.
-    let slices = "--selector=kubernetes.io/service-name=vllm-operator";
-    wait(plane, namespace, &["endpointslice", slices, "--for=jsonpath={.endpoints[*].conditions.ready}=true"])
-        .await
+    wait(plane, OPERATOR, &["deployment/vllm-operator", "--for=condition=Available"]).await?;
+    eventually("all of the operator's replicas can be called", Deadline::after(PATIENCE), || async {
+        replicas_and_endpoints(plane).await.map_err(|error| format!("{error:#}")).and_then(|seen| {
+            let [wanted, pods, endpoints, ready] = seen;
+            // Until the Service leads to them, their webhooks cannot be called, and what they are asked about is refused.
+            let all = wanted == pods && wanted == endpoints && wanted == ready;
+            if all {
+                Ok(())
+            } else {
+                Err(format!("{wanted} wanted, {pods} pods, {endpoints} endpoints, {ready} ready"))
+            }
+        })
+    })
+    .await
+}
+
+/// Replicas wanted, pods that exist, endpoints of the Service, and those of them that are ready.
+async fn replicas_and_endpoints(plane: &Plane) -> anyhow::Result<[usize; 4]> {
+    let get = |args: &'static str| async move {
+        let mut line = vec!["get", "-n", OPERATOR, "-o", "json"];
+        line.extend(args.split(' '));
+        anyhow::Ok(serde_json::from_str::<Value>(&plane.kubectl(&line).ok().await?)?)
+    };
+    let deployment = get("deployment vllm-operator").await?;
+    let pods = get("pods -l app.kubernetes.io/name=vllm-operator").await?;
+    let slices = get("endpointslices -l kubernetes.io/service-name=vllm-operator").await?;
+    let endpoints = slices["items"].as_array().into_iter().flatten();
+    let endpoints: Vec<_> = endpoints.filter_map(|slice| slice["endpoints"].as_array()).flatten().collect();
+    let ready = endpoints.iter().filter(|endpoint| endpoint["conditions"]["ready"] == true).count();
+    let wanted = deployment["spec"]["replicas"].as_u64().context("no count of replicas")?;
+    Ok([wanted.try_into()?, pods["items"].as_array().map_or(0, Vec::len), endpoints.len(), ready])
+}
+
+/// Wants so many replicas of the operator, and waits until they are ready.
+pub async fn scale_operator(plane: &Plane, replicas: usize) -> anyhow::Result<()> {
+    let replicas = format!("--replicas={replicas}");
+    plane.kubectl(&["scale", "-n", OPERATOR, "deployment/vllm-operator", &replicas]).ok().await?;
+    wait_for_operator(plane).await
 }
 
 /// The YAML files of a folder, but for kustomize's own.

@@ -22,6 +22,7 @@ use vllm_operator::api::VLLMCluster;
 
 use crate::parts::operator_binary;
 use crate::plane::audit::stateful_sets_read;
+use crate::plane::processes::field;
 use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, PlaneOptions, Write, trying_again};
 use crate::{addons, hollow};
@@ -120,6 +121,8 @@ pub fn main(bench: &BenchControl) -> anyhow::Result<()> {
 
 /// Measures so many clusters on a plane with a ready operator.
 pub async fn measure(plane: &Plane, clusters: usize) -> anyhow::Result<Figures> {
+    // One alone does all the work, and is what is measured.
+    addons::scale_operator(plane, 1).await?;
     let client = plane.client().await?;
     let _node = hollow::start(client.clone()).await?;
     let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
@@ -251,21 +254,15 @@ async fn restart(plane: &Plane, names: &[String]) -> anyhow::Result<(Duration, V
 
 /// What the operator that runs on a plane takes.
 fn usage(plane: &Plane) -> anyhow::Result<Usage> {
-    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
-    let of_plane = namespace(&plane.pid().to_string()).context("the plane's first process")?;
-    let read = |pid: &str, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
-    let pids = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let (pid, status) = pids
-        .filter(|pid| namespace(pid).is_ok_and(|found| found == of_plane))
-        .filter_map(|pid| read(&pid, "status").ok().map(|status| (pid, status)))
-        .find(|(_, status)| field(status, "Name:") == Some("vllm-operator"))
-        .context("no process of the operator runs on this plane")?;
+    let process = plane.processes("vllm-operator")?.pop();
+    let process = process.context("no process of the operator runs on this plane")?;
+    let status = process.read("status")?;
     let kib = |name: &str| {
         field(&status, name)
             .and_then(|text| text.parse().ok())
             .with_context(|| format!("no {name} in {status}"))
     };
-    let ticks = ticks(&read(&pid, "stat")?).context("a process without times")?;
+    let ticks = ticks(&process.read("stat")?).context("a process without times")?;
     let processor = Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second());
     Ok(Usage { resident: kib("VmRSS:")?, peak: kib("VmHWM:")?, processor })
 }
@@ -277,11 +274,6 @@ fn ticks(stat: &str) -> Option<u64> {
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
-/// The first word after the name of a field of `/proc/<pid>/status`.
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,13 +281,5 @@ mod tests {
     #[test]
     fn times_are_read_from_behind_the_name() {
         assert_eq!(ticks("7 (a) b) S 1 7 7 0 -1 4194560 9 0 0 0 30 12 0 0 20 0 1"), Some(42));
-    }
-
-    #[test]
-    fn memory_is_read_from_a_status() {
-        let status = "Name:\tvllm-operator\nVmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\n";
-        assert_eq!(field(status, "Name:"), Some("vllm-operator"));
-        assert_eq!(field(status, "VmRSS:"), Some("10240"));
-        assert_eq!(field(status, "VmSwap:"), None);
     }
 }

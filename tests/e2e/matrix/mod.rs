@@ -31,6 +31,7 @@ mod write;
 use anyhow::ensure;
 use futures::stream::{StreamExt as _, TryStreamExt as _};
 use kube::Client;
+use testbed::addons;
 use testbed::plane::Plane;
 
 use super::suite::{start_operator, stop_operator};
@@ -54,6 +55,8 @@ pub async fn whole(plane: &Plane) -> anyhow::Result<()> {
     let mut report = Report::new(&cells, &left_out)?;
     ensure!(cells.len() >= LEAST, "{} cells", cells.len());
     let client = plane.client().await?;
+    // Its count tells whether it was asked; what one knows, all know.
+    addons::scale_operator(plane, 1).await?;
     let ground = Ground::prepare(plane, &client).await?;
     let mut stages = stage::stages(&cells);
     report.step(&format!("{} stages", stages.len()));

@@ -29,12 +29,11 @@ use crate::suite::{Run, until};
 /// All that need nothing but a namespace of their own, a few at the same time: most of it is waiting for the autoscaler's period.
 pub async fn side_by_side(plane: &Plane) -> anyhow::Result<()> {
     // The longest first.
-    let all: [(&str, Run<'_>); 10] = [
+    let all: [(&str, Run<'_>); 9] = [
         ("git::replicas_in_the_manifest", Box::pin(git::replicas_in_the_manifest(plane))),
         ("helm::server_side", Box::pin(helm::server_side(plane))),
         ("helm::client_side", Box::pin(helm::client_side(plane))),
         ("restore::alphabetical", Box::pin(restore::alphabetical(plane))),
-        ("race::two_at_once", Box::pin(race::two_at_once(plane))),
         ("deletion::while_up", Box::pin(deletion::while_up(plane))),
         ("original_count::comes_back", Box::pin(original_count::comes_back(plane))),
         ("edit::image_on_an_older_violation", Box::pin(edit::image_on_an_older_violation(plane))),

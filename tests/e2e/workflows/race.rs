@@ -4,15 +4,18 @@ use anyhow::{Context as _, bail, ensure};
 use futures::future::try_join_all;
 use kube::api::{Api, ApiResource, DynamicObject, PostParams};
 use serde_json::json;
+use testbed::addons;
 use testbed::plane::Plane;
 
-use crate::suite::{apply, cluster, forget, kubectl, namespace, until};
+use crate::suite::{apply, cluster, forget, kubectl, namespace, start_operator, until};
 
 const NS: &str = "race";
 const ROUNDS: usize = 8;
 
 /// One works and the other is refused with its name; where both slip through after all, the cluster tells.
 pub async fn two_at_once(plane: &Plane) -> anyhow::Result<()> {
+    // Each replica remembers what itself let through.
+    addons::scale_operator(plane, 1).await?;
     namespace(plane, NS).await?;
     let names: Vec<_> = (0..ROUNDS).map(|round| format!("c{round}")).collect();
     let all: Vec<_> = names.iter().map(|name| cluster(name, "maxReplicas: 4")).collect();
@@ -51,7 +54,8 @@ pub async fn two_at_once(plane: &Plane) -> anyhow::Result<()> {
     ensure!(both.len() <= 1, "{both:?} went through together");
     try_join_all(winners.iter().map(|winner| ready(plane, winner))).await?;
     try_join_all(both.into_iter().map(|name| told_and_mended(plane, name))).await?;
-    forget(plane, NS).await
+    forget(plane, NS).await?;
+    start_operator(plane).await
 }
 
 /// KEDA works on it.

@@ -11,6 +11,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::Deserialize;
 
+const LEASES: &str = "leases";
+
 /// One request that the API server has answered; a write, where nothing else is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
@@ -28,6 +30,8 @@ pub struct Write {
     pub user_agent: String,
     /// Whether nothing was stored.
     pub dry_run: bool,
+    /// The pod whose token the client has, if it is a pod's.
+    pub pod: String,
 }
 
 #[derive(Deserialize)]
@@ -49,6 +53,14 @@ struct Line {
 struct User {
     #[serde(default)]
     username: String,
+    #[serde(default)]
+    extra: Extra,
+}
+
+#[derive(Default, Deserialize)]
+struct Extra {
+    #[serde(default, rename = "authentication.kubernetes.io/pod-name")]
+    pod_name: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -67,12 +79,21 @@ struct ResponseStatus {
 }
 
 /// The writes of `user` in the audit log at `path`. Questions that are asked by creating something that is not stored, dry
-/// runs among them, are no writes.
+/// runs among them, are no writes. Leases, which are written all the time, are counted by [`lease_writes`].
 pub fn writes(path: &Path, user: &str) -> anyhow::Result<Vec<Write>> {
     let mut requests = requests(path, user, 0)?;
     requests.retain(|request| {
-        request.verb != "get" && !request.dry_run && request.resource != "subjectaccessreviews"
+        request.verb != "get"
+            && !request.dry_run
+            && !["subjectaccessreviews", LEASES].contains(&request.resource.as_str())
     });
+    Ok(requests)
+}
+
+/// The writes of Leases by `user` in the audit log at `path`.
+pub fn lease_writes(path: &Path, user: &str) -> anyhow::Result<Vec<Write>> {
+    let mut requests = requests(path, user, 0)?;
+    requests.retain(|request| request.verb != "get" && request.resource == LEASES);
     Ok(requests)
 }
 
@@ -108,7 +129,7 @@ fn parse(text: &str, user: &str) -> anyhow::Result<Vec<Write>> {
         let Line {
             stage,
             verb,
-            user: User { username },
+            user: User { username, extra: Extra { pod_name } },
             user_agent,
             request_uri,
             object_ref,
@@ -121,7 +142,8 @@ fn parse(text: &str, user: &str) -> anyhow::Result<Vec<Write>> {
         let resource = if subresource.is_empty() { resource } else { format!("{resource}/{subresource}") };
         let code = response_status.map_or(0, |status| status.code);
         let dry_run = request_uri.contains("dryRun=All");
-        writes.push(Write { verb, resource, namespace, name, code, user_agent, dry_run });
+        let pod = pod_name.into_iter().next().unwrap_or_default();
+        writes.push(Write { verb, resource, namespace, name, code, user_agent, dry_run, pod });
     }
     Ok(writes)
 }
@@ -134,7 +156,7 @@ mod tests {
     fn one_users_answered_writes_are_counted() {
         let line = |user: &str, stage: &str| {
             format!(
-                r#"{{"stage":"{stage}","verb":"patch","user":{{"username":"{user}"}},"userAgent":"x","objectRef":{{"resource":"pods","namespace":"a","name":"b","subresource":"status"}},"responseStatus":{{"code":200}}}}"#
+                r#"{{"stage":"{stage}","verb":"patch","user":{{"username":"{user}","extra":{{"authentication.kubernetes.io/pod-name":["p"]}}}},"userAgent":"x","objectRef":{{"resource":"pods","namespace":"a","name":"b","subresource":"status"}},"responseStatus":{{"code":200}}}}"#
             )
         };
         let text = format!(
@@ -152,6 +174,7 @@ mod tests {
             code: 200,
             user_agent: "x".into(),
             dry_run: false,
+            pod: "p".into(),
         };
         assert_eq!(parse(&text, "operator").expect("readable"), [expected]);
     }

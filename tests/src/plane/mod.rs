@@ -3,7 +3,7 @@
 //! Reading order: [`owner`] (start, stop), [`detached`] (planes that were let go), [`spec`] (what the inside is told, and
 //! where files lie), [`enter`] (leaving the machine's namespaces, PID 1), [`inside`] (what is started, in which order),
 //! [`components`] (with which flags), [`bootstrap`] (first objects, readiness), [`relay`] (how it is reached from outside),
-//! [`kubectl`], [`audit`], [`wait`].
+//! [`kubectl`], [`audit`], [`processes`], [`wait`].
 //!
 //! **Architecture invariant**: a plane never outlives its owner, unless that lets it go. The owner holds one end of a socket, PID 1 of the plane
 //! the other; the kernel closes the owner's end however the owner ends, and ends the plane's processes when PID 1 ends.
@@ -18,6 +18,7 @@ pub mod events;
 pub mod inside;
 pub mod kubectl;
 pub mod owner;
+pub mod processes;
 pub mod relay;
 pub mod spec;
 pub mod wait;
@@ -31,6 +32,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 pub use audit::Write;
 pub use kubectl::{Kubectl, Output};
 pub use owner::{Plane, PlaneOptions};
+pub use processes::Process;
 pub use spec::{Spec, State};
 
 /// A client for the API server that `kubeconfig` names. It does not retry by itself: who waits, says so.

@@ -201,9 +201,14 @@ impl Plane {
         self.spec.state.audit_log()
     }
 
-    /// The writes of one user so far, in the order in which they were answered.
+    /// The writes of one user so far, in the order in which they were answered; those of Leases apart.
     pub fn writes_by(&self, user: &str) -> anyhow::Result<Vec<Write>> {
         audit::writes(&self.audit_log(), user)
+    }
+
+    /// The writes of Leases by one user so far, likewise.
+    pub fn lease_writes_by(&self, user: &str) -> anyhow::Result<Vec<Write>> {
+        audit::lease_writes(&self.audit_log(), user)
     }
 
     /// What the plane was told at its start.

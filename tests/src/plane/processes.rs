@@ -1,0 +1,68 @@
+//! The processes of a plane, seen from outside of it.
+//!
+//! **Architecture invariant**: looks only; whoever stops or ends one does so by its id.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use rustix::process::Pid;
+
+use super::owner::Plane;
+
+/// A process that runs on a plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process(Pid);
+
+impl Plane {
+    /// The processes of programs of this name.
+    pub fn processes(&self, program: &str) -> anyhow::Result<Vec<Process>> {
+        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
+        let of_plane = namespace(&self.pid().to_string()).context("the plane's first process")?;
+        let pids = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let named = pids
+            .filter(|pid| namespace(pid).is_ok_and(|found| found == of_plane))
+            .filter_map(|pid| Some(Process(Pid::from_raw(pid.parse().ok()?)?)))
+            .filter(|process| {
+                process.read("status").is_ok_and(|status| field(&status, "Name:") == Some(program))
+            });
+        Ok(named.collect())
+    }
+}
+
+impl Process {
+    /// Its id.
+    pub fn pid(self) -> Pid {
+        self.0
+    }
+
+    /// A file of `/proc` about it.
+    pub fn read(self, file: &str) -> std::io::Result<String> {
+        let path = Path::new("/proc").join(self.0.as_raw_nonzero().to_string()).join(file);
+        std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// A variable of the environment that it was started with.
+    pub fn variable(self, name: &str) -> Option<String> {
+        let environment = self.read("environ").ok()?;
+        let mut variables = environment.split('\0').filter_map(|variable| variable.split_once('='));
+        variables.find(|(found, _)| *found == name).map(|(_, value)| value.to_owned())
+    }
+}
+
+/// The first word after the name of a field of `/proc/<pid>/status`.
+pub fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_from_a_status() {
+        let status = "Name:\tvllm-operator\nVmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\n";
+        assert_eq!(field(status, "Name:"), Some("vllm-operator"));
+        assert_eq!(field(status, "VmRSS:"), Some("10240"));
+        assert_eq!(field(status, "VmSwap:"), None);
+    }
+}
