@@ -386,9 +386,10 @@ fn drivers(world: &World, cluster: &ValidatedCluster) -> Drivers {
     }
 }
 
-/// The driver in charge: the ScaledObject that holds the count, else a paused one, else an HPA.
+/// The driver in charge: the ScaledObject that holds the count, else a paused one, else one that is being deleted and
+/// not gone yet, else an HPA.
 fn in_charge(world: &World, namespace: &str, target: &Target, bounds: Bounds) -> Option<AutoscalingStatus> {
-    if let Some(scaler) = target.scaler() {
+    if let Some(scaler) = target.scaler().or(target.leaving.first().map(|Leaving(scaler)| scaler)) {
         let (min, max) = scaler.within(bounds).unwrap_or((scaler.lower(), scaler.upper()));
         let error = world.error::<Scaler>(namespace, &scaler.name);
         return Some(AutoscalingStatus {

@@ -28,7 +28,7 @@ const MAX_MESSAGE: usize = 4096;
 const BY_HAND: &str = "; with the update strategy OnDelete, pods change when they are deleted";
 
 /// What drives the count.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Drivers {
     /// What does not fit between them and the cluster, in admission's own sentences.
     pub conflicts: Vec<String>,

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::objects::fixture::cluster;
+use crate::world::Attachment;
 
 const SET: &str = "/apis/apps/v1/namespaces/t/statefulsets/my-cluster";
 const SERVICE: &str = "/api/v1/namespaces/t/services/my-cluster";
@@ -274,6 +275,23 @@ async fn an_event_that_is_refused_keeps_nothing_from_being_done() {
     let action = reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
     assert_eq!(action, Action::requeue(FOREIGN_RETRY));
     assert_eq!(server.writes(), written(&[SERVICE, PODS]));
+}
+
+#[test]
+fn a_scaled_object_that_is_being_deleted_changes_no_status() {
+    let (world, key) = (World::default(), Key::new("t", "s"));
+    let cluster = ValidatedCluster::try_from(&cluster(2)).unwrap();
+    let scaler = Scaler { name: "s".into(), min: Some(1), max: Some(4), paused: false, takes_over: None };
+    let attachment = |driver| Attachment { cluster: "my-cluster".into(), driver };
+    world.put(&key, Some(attachment(scaler.clone())));
+    let before = drivers(&world, &cluster);
+    assert!(before.autoscaling.is_some());
+    // KEDA reads and writes the count now; a status between the two would lose it.
+    world.put::<Scaler>(&key, None);
+    world.put(&key, Some(Attachment { cluster: "my-cluster".into(), driver: Leaving(scaler) }));
+    assert_eq!(drivers(&world, &cluster), before);
+    world.put::<Leaving>(&key, None);
+    assert_eq!(drivers(&world, &cluster), Drivers::default());
 }
 
 #[test]

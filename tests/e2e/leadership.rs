@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use axum::http::Method;
 use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::DeleteParams;
 use kube::{Api, Client};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
@@ -96,7 +97,8 @@ async fn reconciled(plane: &Plane, ns: &str, name: &str) -> anyhow::Result<()> {
     until(plane, ns, &format!("vllmcluster/{name}"), &[("/status/readyReplicas", json!(1))]).await.map(drop)
 }
 
-/// Every replica judges what it is asked; one says that it leads, and it is the one that the Lease names.
+/// Every replica judges what it is asked; one says that it leads, it is the one that the Lease names, and it leads on
+/// where the Lease is deleted.
 pub async fn all_answer(plane: &Plane) -> anyhow::Result<()> {
     let leadership = Leadership::of_three(plane).await?;
     let pods = pods(plane).await?;
@@ -115,7 +117,12 @@ pub async fn all_answer(plane: &Plane) -> anyhow::Result<()> {
             leaders.push(pod.as_str());
         }
     }
-    ensure!(leaders == [pod_of(&leadership.holder().await?)], "{leaders:?}");
+    let holder = leadership.holder().await?;
+    ensure!(leaders == [pod_of(&holder)], "{leaders:?}");
+    // Deleted, it is made anew by the one that leads.
+    leadership.leases.delete("vllm-operator", &DeleteParams::default()).await?;
+    let next = eventually("a Lease", Deadline::after(PATIENCE), || leadership.other_than("")).await?;
+    ensure!(next == holder, "{next} in place of {holder}");
     Ok(())
 }
 
