@@ -90,7 +90,7 @@ where
                 biased;
                 () = shutdown.cancelled() => break Ok(()),
                 error = failed(&mut term) => break Err(error),
-                Some(()) = vacancies.next(), if term.is_none() => election.vacated(Instant::now()),
+                Some(()) = vacancies.next() => election.vacated(Instant::now()),
                 () = sleep_until(until) => {}
             },
             Step::Resign(loss) => {
@@ -98,7 +98,6 @@ where
                 if let Some(term) = term.take() {
                     term.cut_off().await;
                 }
-                // Its own renewals have filled the old one.
                 vacancies = store.vacancies();
                 election.resigned();
             }
@@ -106,11 +105,13 @@ where
                 calls.make(&step, &mut election).await;
                 if let Some(until) = election.leading_until().filter(|until| Instant::now() < *until) {
                     candidate.fence.open_until(until);
-                    term.get_or_insert_with(|| {
+                    if term.is_none() {
                         candidate.leading.set(1);
                         info!(identity, lease = candidate.name, "leading");
-                        Term::start(&lead)
-                    });
+                        term = Some(Term::start(&lead));
+                        // It would fill with our own renewals.
+                        vacancies = futures::stream::pending().boxed();
+                    }
                 }
             }
         }
