@@ -98,6 +98,41 @@ pub struct RunArgs {
     #[arg(long, env = "CA_SECRET", default_value = "vllm-operator-ca")]
     pub ca_secret: String,
 
+    /// How long a certificate authority is valid.
+    #[arg(long, env = "CA_LIFE", default_value = "365d", value_parser = span)]
+    pub ca_life: Duration,
+
+    /// How long before its end a certificate authority is rotated.
+    #[arg(long, env = "CA_ROTATION_LEAD", default_value = "30d", value_parser = span)]
+    pub ca_rotation_lead: Duration,
+
+    /// How long a serving certificate is valid; it is renewed in the last third. A retired authority is trusted for as
+    /// long.
+    #[arg(long, env = "LEAF_LIFE", default_value = "7d", value_parser = span)]
+    pub leaf_life: Duration,
+
+    /// How long after a change of a webhook configuration every API server has it at the latest.
+    #[arg(long, env = "PROPAGATION_DELAY", default_value = "60s", value_parser = span)]
+    pub propagation_delay: Duration,
+
+    /// How far apart the clocks of API servers may be: waits of a rotation that rest on stored times are longer by it.
+    #[arg(long, env = "CLOCK_TOLERANCE", default_value = "15m", value_parser = span)]
+    pub clock_tolerance: Duration,
+
+    /// Serve the certificate in this file (PEM, leaf first), which somebody else renews, instead of issuing it.
+    #[arg(long, env = "TLS_CERT_FILE", requires = "tls_key_file", value_name = "FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+
+    /// The key of the certificate in --tls-cert-file (PEM).
+    #[arg(long, env = "TLS_KEY_FILE", requires = "tls_cert_file", value_name = "FILE")]
+    pub tls_key_file: Option<PathBuf>,
+
+    /// Have the authorities in this file trusted by the webhook configurations: that of --tls-cert-file, or beside the
+    /// operator's own one while changing over from or to mounted files. Not with cert-manager's annotation
+    /// cert-manager.io/inject-ca-from, which does the same.
+    #[arg(long, env = "TLS_CA_FILE", value_name = "FILE")]
+    pub tls_ca_file: Option<PathBuf>,
+
     /// Name of the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration to keep trusted.
     #[arg(long, env = "WEBHOOK_CONFIGURATION", default_value = "vllm-operator")]
     pub webhook_configuration: String,
@@ -174,6 +209,24 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds))
 }
 
+/// A number with a unit.
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || "give a whole number and one of ms, s, m, h, d, as in 90s or 30d; at most ten years".to_owned();
+    let unit = text.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text.strip_suffix(unit).unwrap_or_default().parse().map_err(|_| wrong())?;
+    let span = number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)?;
+    if span > Duration::from_hours(3_660 * 24) { Err(wrong()) } else { Ok(span) }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -190,5 +243,15 @@ mod tests {
         assert_eq!(seconds("15"), Ok(Duration::from_secs(15)));
         assert!(seconds("15s").is_err());
         assert!(seconds("3601").is_err());
+    }
+
+    #[test]
+    fn spans_have_a_unit_and_an_end() {
+        assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(span("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(span("30d"), Ok(Duration::from_hours(720)));
+        for wrong in ["", "30", "d", "-1s", "1.5h", "1 d", "4000d", "99999999999999999999d"] {
+            assert!(span(wrong).is_err(), "{wrong}");
+        }
     }
 }

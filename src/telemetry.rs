@@ -2,6 +2,7 @@
 //!
 //! Architecture invariant: handles are resolved once, at start; a request only adds to them.
 
+use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -38,6 +39,29 @@ pub struct Metrics {
     pub live_reads: LiveReads,
     /// 1 in the replica that leads, 0 in the others.
     pub leader: Gauge,
+    /// The certificate that is served, and the CA behind it.
+    pub certificates: CertificateMetrics,
+}
+
+/// What is told of certificates.
+#[derive(Clone, Debug, Default)]
+pub struct CertificateMetrics {
+    leaf: Gauge,
+    ca: Gauge,
+    /// Times that the mounted files held nothing that can be served.
+    pub unusable_files: Counter,
+}
+
+impl CertificateMetrics {
+    /// When what is served ends.
+    pub fn leaf_expiry(&self, at: Timestamp) {
+        self.leaf.set(at.as_second());
+    }
+
+    /// When the CA that signs ends.
+    pub fn ca_expiry(&self, at: Timestamp) {
+        self.ca.set(at.as_second());
+    }
 }
 
 /// The counters of live reads.
@@ -90,7 +114,20 @@ impl Default for Metrics {
         );
         let leader = Gauge::default();
         registry.register("leader", "Whether this replica leads: reconciles VLLMClusters", leader.clone());
-        Self { registry, scale, cluster, scaled_object, hpa, clamped, live_reads, leader }
+        let certificates = CertificateMetrics::default();
+        let CertificateMetrics { leaf, ca, unusable_files } = certificates.clone();
+        registry.register("leaf_expiry_timestamp_seconds", "When the served certificate ends", leaf);
+        registry.register(
+            "ca_expiry_timestamp_seconds",
+            "When the CA that signs it ends; 0 where the certificate comes from files",
+            ca,
+        );
+        registry.register(
+            "certificate_files_unusable",
+            "Looks at the mounted certificate files that found nothing to serve",
+            unusable_files,
+        );
+        Self { registry, scale, cluster, scaled_object, hpa, clamped, live_reads, leader, certificates }
     }
 }
 

@@ -19,15 +19,20 @@ use crate::validity::Validity;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bundle {
     /// Oldest first, so that a bundle reads as its history.
-    members: BTreeSet<Member>,
+    members: BTreeSet<CaCertificate>,
 }
 
+/// A CA as those see it who trust it.
+///
 /// Ordered by its fields from top to bottom; the DER decides between CAs of the same second.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Member {
-    not_before: Timestamp,
-    not_after: Timestamp,
-    certificate: Vec<u8>,
+pub struct CaCertificate {
+    /// The first moment of its validity.
+    pub not_before: Timestamp,
+    /// The last moment of its validity.
+    pub not_after: Timestamp,
+    /// The certificate as DER.
+    pub der: Vec<u8>,
 }
 
 /// Why a text is no [`Bundle`].
@@ -50,22 +55,36 @@ impl Bundle {
     pub fn parse(text: &[u8]) -> Result<Self, BundleError> {
         let mut members = BTreeSet::new();
         for (index, certificate) in pem::certificates(text)?.iter().enumerate() {
-            let validity = validity(certificate).ok_or(BundleError::NotX509 { position: index + 1 })?;
-            members.insert(Member::new(certificate, validity));
+            let Validity { not_before, not_after } =
+                validity(certificate).ok_or(BundleError::NotX509 { position: index + 1 })?;
+            members.insert(CaCertificate { not_before, not_after, der: certificate.to_vec() });
         }
         Ok(Self { members })
     }
 
-    /// Trusts `authority` alone.
-    pub fn of(authority: &Authority) -> Self {
-        Self::default().with(authority)
+    /// Trusts `ca` alone.
+    pub fn of(ca: impl Into<CaCertificate>) -> Self {
+        Self::default().with(ca)
     }
 
-    /// Trusts `authority` as well.
+    /// Trusts `ca` as well.
     #[must_use]
-    pub fn with(mut self, authority: &Authority) -> Self {
-        let validity = Validity { not_before: authority.not_before(), not_after: authority.not_after() };
-        self.members.insert(Member::new(authority.certificate(), validity));
+    pub fn with(mut self, ca: impl Into<CaCertificate>) -> Self {
+        self.members.insert(ca.into());
+        self
+    }
+
+    /// Trusts all of `other` as well.
+    #[must_use]
+    pub fn union(mut self, other: &Self) -> Self {
+        self.members.extend(other.members.iter().cloned());
+        self
+    }
+
+    /// Trusts only what `other` trusts too.
+    #[must_use]
+    pub fn intersection(mut self, other: &Self) -> Self {
+        self.members.retain(|member| other.members.contains(member));
         self
     }
 
@@ -76,9 +95,28 @@ impl Bundle {
         self
     }
 
-    /// Whether what `authority` signs is trusted.
-    pub fn contains(&self, authority: &Authority) -> bool {
-        self.members.iter().any(|member| member.certificate == authority.certificate().as_ref())
+    /// The `count` that were made last.
+    #[must_use]
+    pub fn newest(mut self, count: usize) -> Self {
+        while self.members.len() > count {
+            self.members.pop_first();
+        }
+        self
+    }
+
+    /// Whether what `ca` signs is trusted.
+    pub fn contains(&self, ca: impl Into<CaCertificate>) -> bool {
+        self.members.contains(&ca.into())
+    }
+
+    /// Whether all that `other` trusts is trusted.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.members.is_superset(&other.members)
+    }
+
+    /// The CAs, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &CaCertificate> {
+        self.members.iter()
     }
 
     /// How many CAs are trusted.
@@ -93,21 +131,36 @@ impl Bundle {
 
     /// As PEM, oldest CA first.
     pub fn to_pem(&self) -> String {
-        self.members
-            .iter()
-            .map(|member| pem::encode_certificate(&CertificateDer::from_slice(&member.certificate)))
-            .collect()
+        let certificates = self.members.iter().map(|member| CertificateDer::from_slice(&member.der));
+        certificates.map(|certificate| pem::encode_certificate(&certificate)).collect()
     }
 }
 
-impl Member {
-    fn new(certificate: &CertificateDer<'_>, validity: Validity) -> Self {
-        let Validity { not_before, not_after } = validity;
-        Self { not_before, not_after, certificate: certificate.to_vec() }
+impl CaCertificate {
+    /// Whether its validity covers `at`.
+    pub fn is_valid(&self, at: Timestamp) -> bool {
+        self.not_before <= at && at < self.not_after
     }
 }
 
-fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
+impl From<&Authority> for CaCertificate {
+    fn from(authority: &Authority) -> Self {
+        Self {
+            not_before: authority.not_before(),
+            not_after: authority.not_after(),
+            der: authority.certificate().to_vec(),
+        }
+    }
+}
+
+impl From<&CaCertificate> for CaCertificate {
+    fn from(ca: &CaCertificate) -> Self {
+        ca.clone()
+    }
+}
+
+/// `None` for what is no X.509 certificate.
+pub(crate) fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
     match X509Certificate::from_der(certificate) {
         Ok(([], parsed)) => Validity::of(parsed.validity()),
         _ => None,

@@ -1,8 +1,10 @@
-//! The CA bundle in webhook configurations: which patch one needs, and sending it.
+//! The CA bundle in webhook configurations: what they carry, which patch one needs, and sending it.
 //!
-//! **Architecture invariant:** nothing but `clientConfig.caBundle` is ever written. The entries belong to
-//! whoever installed them; shipped manifests do not state the bundle, so that applying them again leaves it.
+//! **Architecture invariant:** nothing but `clientConfig.caBundle` is ever written, and only to the version that was
+//! read. The entries belong to whoever installed them; shipped manifests do not state the bundle, so that applying
+//! them again leaves it.
 
+use certs::Bundle;
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, TestOperation};
 use k8s_openapi::ByteString;
@@ -10,102 +12,191 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
 };
 use kube::api::{Api, PatchParams};
-use kube::{Client, Resource};
+use kube::{Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{CertificateError, bounded};
+use super::{CertificateError, CertificateSettings, bounded};
 use crate::api::names;
 
-/// What is looked at of one entry of a configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry<'a> {
-    /// Its name, unique in its configuration.
-    pub name: &'a str,
-    /// The bundle it has now.
-    pub ca_bundle: Option<&'a [u8]>,
+/// cert-manager's cainjector puts a bundle into what bears this annotation, and takes every other out.
+const INJECTED_BY_CERT_MANAGER: &str = "cert-manager.io/inject-ca-from";
+
+/// A configuration as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configuration {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// `None`: there is none of that name.
+    pub found: Option<Found>,
 }
 
-/// A kind that lists webhook entries.
-pub trait WebhookConfiguration:
-    Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned
-{
+/// What is looked at of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    version: String,
+    /// Whether cert-manager fills in the bundle.
+    pub is_foreign: bool,
     /// The entries, in the order of the object.
-    fn entries(&self) -> Vec<Entry<'_>>;
+    pub entries: Vec<Entry>,
 }
 
-/// What became of one configuration.
+/// What is looked at of one entry of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name, unique in its configuration.
+    pub name: String,
+    /// The bundle it has now, as PEM.
+    pub ca_bundle: Option<Vec<u8>>,
+}
+
+/// The kinds that list webhook entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Injection {
-    /// There is no configuration of that name.
-    Absent,
-    /// Every entry had the bundle.
-    Unchanged,
-    /// Entries lacked it and have it now.
-    Patched,
+pub enum Kind {
+    /// `MutatingWebhookConfiguration`
+    Mutating,
+    /// `ValidatingWebhookConfiguration`
+    Validating,
 }
 
-/// The patch after which every entry has `bundle`; `None` if all have it.
-///
-/// The position of an entry may shift between reading and writing, so each addition first tests that the
-/// entry there still bears the name: the API server then refuses the patch as a whole.
-pub fn patch(entries: &[Entry<'_>], bundle: &str) -> Option<Patch> {
-    let mut operations = Vec::new();
-    for (index, entry) in entries.iter().enumerate() {
-        let Entry { name, ca_bundle } = *entry;
-        if ca_bundle == Some(bundle.as_bytes()) {
-            continue;
-        }
-        let index = index.to_string();
-        operations.push(PatchOperation::Test(TestOperation {
-            path: PointerBuf::from_tokens(["webhooks", &index, "name"]),
-            value: json!(name),
-        }));
-        operations.push(PatchOperation::Add(AddOperation {
-            path: PointerBuf::from_tokens(["webhooks", &index, "clientConfig", "caBundle"]),
-            value: json!(ByteString(bundle.as_bytes().to_vec())),
-        }));
+/// Every configuration that the settings name, as it is now.
+pub async fn read(
+    client: &Client,
+    settings: &CertificateSettings,
+) -> Result<Vec<Configuration>, CertificateError> {
+    let mut configurations = Vec::new();
+    for name in &settings.mutating {
+        let found = found::<MutatingWebhookConfiguration>(client, name, |found| {
+            found
+                .webhooks
+                .iter()
+                .flatten()
+                .map(|webhook| entry(&webhook.name, &webhook.client_config))
+                .collect()
+        });
+        configurations.push(Configuration { kind: Kind::Mutating, name: name.clone(), found: found.await? });
     }
-    if operations.is_empty() { None } else { Some(Patch(operations)) }
+    for name in &settings.validating {
+        let found = found::<ValidatingWebhookConfiguration>(client, name, |found| {
+            found
+                .webhooks
+                .iter()
+                .flatten()
+                .map(|webhook| entry(&webhook.name, &webhook.client_config))
+                .collect()
+        });
+        configurations.push(Configuration {
+            kind: Kind::Validating,
+            name: name.clone(),
+            found: found.await?,
+        });
+    }
+    Ok(configurations)
 }
 
-/// Puts `bundle` into every entry of the configuration called `name` that lacks it.
-pub async fn inject<K: WebhookConfiguration>(
+/// What each entry of each configuration trusts; nothing where it has no bundle, or one that cannot be read.
+pub fn carried(configurations: &[Configuration]) -> Vec<Bundle> {
+    let entries =
+        configurations.iter().flat_map(|configuration| &configuration.found).flat_map(|found| &found.entries);
+    entries
+        .map(|entry| Bundle::parse(entry.ca_bundle.as_deref().unwrap_or_default()).unwrap_or_default())
+        .collect()
+}
+
+impl Entry {
+    /// Its bundle, and `ours` as well; as it is, where it has them.
+    pub fn with(&self, ours: &Bundle) -> String {
+        let text = self.ca_bundle.as_deref().unwrap_or_default();
+        let bundle = Bundle::parse(text).unwrap_or_default();
+        match std::str::from_utf8(text) {
+            Ok(text) if bundle.covers(ours) => text.to_owned(),
+            _ => bundle.union(ours).to_pem(),
+        }
+    }
+}
+
+impl Configuration {
+    /// Whether cert-manager fills in its bundle.
+    pub fn is_injected_by_cert_manager(&self) -> bool {
+        self.found.as_ref().is_some_and(|found| found.is_foreign)
+    }
+
+    /// The patch after which every entry has the bundle that `wanted` makes of its own; `None` if all have it.
+    pub fn patch(&self, wanted: impl Fn(&Entry) -> String) -> Option<Patch> {
+        let Found { version, is_foreign: _, entries } = self.found.as_ref()?;
+        // What was read is what was decided on: whoever knows less of the Secret than the last writer read this
+        // configuration before that write, and is refused.
+        let mut operations = vec![PatchOperation::Test(TestOperation {
+            path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
+            value: json!(version),
+        })];
+        for (index, entry) in entries.iter().enumerate() {
+            let wanted = wanted(entry);
+            if entry.ca_bundle.as_deref() != Some(wanted.as_bytes()) {
+                operations.push(PatchOperation::Add(AddOperation {
+                    path: PointerBuf::from_tokens([
+                        "webhooks",
+                        &index.to_string(),
+                        "clientConfig",
+                        "caBundle",
+                    ]),
+                    value: json!(ByteString(wanted.into_bytes())),
+                }));
+            }
+        }
+        if operations.len() > 1 { Some(Patch(operations)) } else { None }
+    }
+
+    /// Sends a patch.
+    pub async fn send(&self, client: &Client, patch: Patch) -> Result<(), CertificateError> {
+        match self.kind {
+            Kind::Mutating => send::<MutatingWebhookConfiguration>(client, &self.name, patch).await,
+            Kind::Validating => send::<ValidatingWebhookConfiguration>(client, &self.name, patch).await,
+        }
+    }
+}
+
+impl std::fmt::Display for Configuration {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{:?}WebhookConfiguration {}", self.kind, self.name)
+    }
+}
+
+async fn found<K>(
     client: &Client,
     name: &str,
-    bundle: &str,
-) -> Result<Injection, CertificateError> {
-    let configurations: Api<K> = Api::all(client.clone());
-    let kind = K::kind(&());
-    let Some(found) = bounded(|| format!("read {kind} {name}"), configurations.get_opt(name)).await? else {
-        return Ok(Injection::Absent);
-    };
-    let Some(patch) = patch(&found.entries(), bundle) else {
-        return Ok(Injection::Unchanged);
-    };
+    entries: impl Fn(&K) -> Vec<Entry>,
+) -> Result<Option<Found>, CertificateError>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let found = bounded(|| format!("read {} {name}", K::kind(&())), api.get_opt(name)).await?;
+    Ok(found.map(|found| Found {
+        version: found.resource_version().unwrap_or_default(),
+        is_foreign: found.annotations().contains_key(INJECTED_BY_CERT_MANAGER),
+        entries: entries(&found),
+    }))
+}
+
+async fn send<K>(client: &Client, name: &str, patch: Patch) -> Result<(), CertificateError>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
     let params =
         PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let patch = kube::api::Patch::<()>::Json(patch);
-    bounded(|| format!("patch {kind} {name}"), configurations.patch(name, &params, &patch)).await?;
-    Ok(Injection::Patched)
+    bounded(|| format!("patch {} {name}", K::kind(&())), api.patch(name, &params, &patch)).await.map(drop)
 }
 
-impl WebhookConfiguration for MutatingWebhookConfiguration {
-    fn entries(&self) -> Vec<Entry<'_>> {
-        let webhooks = self.webhooks.iter().flatten();
-        webhooks.map(|webhook| entry(&webhook.name, &webhook.client_config)).collect()
+fn entry(name: &str, client_config: &WebhookClientConfig) -> Entry {
+    Entry {
+        name: name.to_owned(),
+        ca_bundle: client_config.ca_bundle.as_ref().map(|bundle| bundle.0.clone()),
     }
-}
-
-impl WebhookConfiguration for ValidatingWebhookConfiguration {
-    fn entries(&self) -> Vec<Entry<'_>> {
-        let webhooks = self.webhooks.iter().flatten();
-        webhooks.map(|webhook| entry(&webhook.name, &webhook.client_config)).collect()
-    }
-}
-
-fn entry<'a>(name: &'a str, client_config: &'a WebhookClientConfig) -> Entry<'a> {
-    Entry { name, ca_bundle: client_config.ca_bundle.as_ref().map(|bundle| bundle.0.as_slice()) }
 }
 
 #[cfg(test)]
@@ -118,16 +209,14 @@ mod tests {
     /// [`BUNDLE`] in base64.
     const ENCODED: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg==";
 
-    fn configuration(bundles: [Value; 2]) -> Value {
+    fn object(bundles: [Value; 2]) -> Value {
         let [first, second] = bundles;
         let client_config = |bundle: Value| match bundle {
             Value::Null => json!({ "service": { "name": "s", "namespace": "n" } }),
             bundle => json!({ "caBundle": bundle, "service": { "name": "s", "namespace": "n" } }),
         };
         json!({
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "ValidatingWebhookConfiguration",
-            "metadata": { "name": "w" },
+            "metadata": { "name": "w", "resourceVersion": "7" },
             "webhooks": [
                 { "name": "a", "clientConfig": client_config(first), "sideEffects": "None", "admissionReviewVersions": ["v1"] },
                 { "name": "b", "clientConfig": client_config(second), "sideEffects": "None", "admissionReviewVersions": ["v1"] },
@@ -135,25 +224,34 @@ mod tests {
         })
     }
 
-    fn needed(configuration: &Value) -> Option<Patch> {
+    fn needed(object: &Value) -> Option<Patch> {
         let parsed: ValidatingWebhookConfiguration =
-            serde_json::from_value(configuration.clone()).expect("a valid configuration");
-        patch(&parsed.entries(), BUNDLE)
+            serde_json::from_value(object.clone()).expect("a valid configuration");
+        let entries = parsed
+            .webhooks
+            .iter()
+            .flatten()
+            .map(|webhook| entry(&webhook.name, &webhook.client_config))
+            .collect();
+        let found = Found { version: "7".into(), is_foreign: false, entries };
+        let read = Configuration { kind: Kind::Validating, name: "w".into(), found: Some(found) };
+        read.patch(|_| BUNDLE.to_owned())
     }
 
     #[test]
     fn nothing_is_patched_once_every_entry_has_the_bundle() {
-        assert_eq!(needed(&configuration([json!(ENCODED), json!(ENCODED)])), None);
-        assert_eq!(patch(&[], BUNDLE), None);
+        assert_eq!(needed(&object([json!(ENCODED), json!(ENCODED)])), None);
+        let absent = Configuration { kind: Kind::Mutating, name: "w".into(), found: None };
+        assert_eq!(absent.patch(|_| BUNDLE.to_owned()), None);
     }
 
     #[test]
-    fn only_the_entry_that_differs_is_patched_and_its_name_is_tested_first() {
-        let patch = needed(&configuration([json!(ENCODED), Value::Null])).expect("a difference");
+    fn only_the_entry_that_differs_is_patched_and_only_in_the_version_that_was_read() {
+        let patch = needed(&object([json!(ENCODED), Value::Null])).expect("a difference");
         assert_eq!(
             serde_json::to_value(patch).expect("plain data"),
             json!([
-                { "op": "test", "path": "/webhooks/1/name", "value": "b" },
+                { "op": "test", "path": "/metadata/resourceVersion", "value": "7" },
                 { "op": "add", "path": "/webhooks/1/clientConfig/caBundle", "value": ENCODED },
             ])
         );
@@ -161,11 +259,11 @@ mod tests {
 
     #[test]
     fn absent_empty_and_foreign_bundles_become_ours_and_nothing_else_changes() {
-        let ours = configuration([json!(ENCODED), json!(ENCODED)]);
+        let ours = object([json!(ENCODED), json!(ENCODED)]);
         for state in
             [[Value::Null, Value::Null], [json!(""), json!(ENCODED)], [json!("Zm9yZWlnbg=="), Value::Null]]
         {
-            let mut patched = configuration(state);
+            let mut patched = object(state);
             let patch = needed(&patched).expect("a difference");
             json_patch::patch(&mut patched, &patch).expect("the patch fits what it was made for");
             assert_eq!(patched, ours);
@@ -173,13 +271,12 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_for_an_entry_that_moved_is_refused_whole() {
-        let patch = needed(&configuration([Value::Null, json!(ENCODED)])).expect("a difference");
-        let mut moved = configuration([Value::Null, Value::Null]);
-        let webhooks = moved["webhooks"].as_array_mut().expect("a list");
-        webhooks.swap(0, 1);
-        let before = moved.clone();
-        json_patch::patch(&mut moved, &patch).expect_err("the name differs");
-        assert_eq!(moved, before);
+    fn a_patch_for_another_version_is_refused_whole() {
+        let patch = needed(&object([Value::Null, json!(ENCODED)])).expect("a difference");
+        let mut newer = object([Value::Null, Value::Null]);
+        newer["metadata"]["resourceVersion"] = json!("8");
+        let before = newer.clone();
+        json_patch::patch(&mut newer, &patch).expect_err("the version differs");
+        assert_eq!(newer, before);
     }
 }

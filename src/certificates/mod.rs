@@ -1,60 +1,36 @@
-//! Certificates: the CA's Secret, the served leaf, and the bundle in the webhook configurations.
+//! Certificates: the served leaf, the CA behind it, and the bundle in the webhook configurations.
 //!
-//! - [`secret`]: the Secret that holds the CA: read, made, mended.
-//! - [`injection`]: which patch a webhook configuration needs, and sending it.
-//! - [`mod@run`]: the loop that keeps all three in step.
+//! - [`settings`]: what is served, and when which step is due.
+//! - [`clock`]: what time the API server says it is.
+//! - [`injection`]: what the webhook configurations carry, and the patch that one needs.
+//! - [`secret`]: the Secret that holds the CA: read, and written step by step.
+//! - [`issued`]: one turn where leaves are issued by that CA.
+//! - [`files`]: one turn where the leaf is read from mounted files.
+//! - [`mod@run`]: the loop that takes a turn whenever something may have changed.
 //!
-//! **Architecture invariant:** whether a stored CA is good enough is decided in the crate `certs`, and what
-//! to patch in a plain function; what is here reads, compares and writes, and only on a difference. Every
-//! replica runs it: whichever comes second finds nothing left to write.
+//! **Architecture invariant:** what is to be done is decided in the crate `certs`, and what to patch in a plain
+//! function; what is here reads, compares and writes, and only on a difference. Every replica runs it: whichever comes
+//! second finds nothing left to write. `docs/certificates.md` tells the whole of it.
 
+pub mod clock;
+pub mod files;
 pub mod injection;
+pub mod issued;
 pub mod run;
 pub mod secret;
+pub mod settings;
 
 use std::future::Future;
 use std::time::Duration;
 
 use thiserror::Error;
 
-pub use self::run::run;
-pub use self::secret::{Trust, ensure_authority};
+pub use self::run::{Certificates, run};
+pub use self::settings::{CertificateSettings, Source};
 
 /// How long one call to the API server may take, kube's own retries included. The required reaction times
 /// (10 s for a cleared bundle, 30 s for a lost CA) leave room for one that fails.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// What to keep in step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateSettings {
-    /// Namespace of the Secret and of the Service.
-    pub namespace: String,
-    /// Secret that holds the CA.
-    pub secret_name: String,
-    /// Service through which the API server reaches us; the leaf bears its DNS names.
-    pub service_name: String,
-    /// `MutatingWebhookConfigurations` whose entries are to trust the CA.
-    pub mutating: Vec<String>,
-    /// `ValidatingWebhookConfigurations` whose entries are to trust the CA.
-    pub validating: Vec<String>,
-    /// Validity of a CA that we make.
-    pub ca_lifetime: Duration,
-    /// Validity of a leaf; it ends with the CA where that is sooner.
-    pub leaf_lifetime: Duration,
-}
-
-impl CertificateSettings {
-    /// Ten years: until the CA rotates by itself, it outlives the installation.
-    pub const CA_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
-    /// A year, the longest that clients commonly accept.
-    pub const LEAF_LIFETIME: Duration = Duration::from_hours(365 * 24);
-
-    /// The names under which the API server (`<service>.<namespace>.svc`) and others in the cluster know us.
-    pub fn server_names(&self) -> Vec<String> {
-        let name = format!("{}.{}", self.service_name, self.namespace);
-        vec![format!("{name}.svc"), format!("{name}.svc.cluster.local"), name]
-    }
-}
 
 /// Why a step did not succeed. All of them are tried again.
 #[derive(Debug, Error)]
@@ -86,6 +62,14 @@ pub enum CertificateError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A mounted file cannot be used.
+    #[error("{path}: {reason}; what was read before stays in use")]
+    File {
+        /// Which one.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Making a CA or a leaf failed.
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] certs::IssueError),
@@ -112,9 +96,13 @@ fn summary(error: &kube::Error) -> String {
 }
 
 impl CertificateError {
-    /// Whether the write met a newer, a new or a vanished object: to read again is the whole remedy.
+    /// Whether the write met a newer, a new or a vanished object: to read again is the whole remedy. 422 is how the
+    /// API server says that the version in a patch is not the present one.
     fn is_conflict(&self) -> bool {
         matches!(self, Self::Call { source, .. }
-            if matches!(source.as_ref(), kube::Error::Api(status) if matches!(status.code, 404 | 409)))
+            if matches!(source.as_ref(), kube::Error::Api(status) if matches!(status.code, 404 | 409 | 422)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The loop that keeps the Secret, the served leaf and the injected bundle in step.
 //!
-//! **Architecture invariant:** no state but what is served and what was last reported. Each turn starts from
+//! **Architecture invariant:** no state but what is served, what was seen in place and what was last reported. Each turn starts from
 //! what the API server says, so that a crash, a lost watch event or another replica's write needs no case of
 //! its own. No error ends the loop.
 
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::Resolver;
+use certs::rotation::Moment;
 use futures::future::{FutureExt as _, ready};
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
 use jiff::Timestamp;
@@ -25,10 +26,12 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::pace::Steady;
+use crate::telemetry::CertificateMetrics;
 
-use super::injection::{Injection, inject};
-use super::secret::ensure_authority;
-use super::{CertificateError, CertificateSettings, summary};
+use super::files::{self, FromFiles};
+use super::injection::{Configuration, Entry};
+use super::issued::FromSecret;
+use super::{CertificateError, CertificateSettings, Source, summary};
 
 /// A turn without cause, for what no watch reports: a leaf that comes of age, a watch that died silently.
 const INTERVAL: Duration = Duration::from_mins(3);
@@ -41,29 +44,55 @@ const RETRY_FLOOR: Duration = Duration::from_secs(1);
 /// API server was away.
 const RETRY_CEILING: Duration = Duration::from_secs(10);
 
+/// What the loop works with.
+pub struct Certificates {
+    /// The API server.
+    pub client: Client,
+    /// What to keep in step.
+    pub settings: CertificateSettings,
+    /// Whose certificate is served.
+    pub resolver: Arc<Resolver>,
+    /// Becomes true once every named configuration was seen with a bundle in each of its entries that verifies what is
+    /// served, and stays so: a bundle that is cleared later is put back, and makes no replica unready.
+    pub in_place: watch::Sender<bool>,
+    /// Whether this replica is the one that rotates the CA.
+    pub leading: watch::Receiver<bool>,
+    /// The clock of this node, which is compared with the API server's.
+    pub own_time: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    /// What is told of it.
+    pub metrics: CertificateMetrics,
+}
+
 /// Keeps everything in step for as long as it is polled; it may be dropped at any time.
-///
-/// `in_place` becomes true once every named configuration was seen with the bundle in each of its entries,
-/// and stays so: a bundle that is cleared later is put back, and makes no replica unready. Absent
-/// configurations delay it and nothing else.
-pub async fn run(
-    client: Client,
-    settings: CertificateSettings,
-    resolver: Arc<Resolver>,
-    in_place: watch::Sender<bool>,
-) {
-    let mut changes = changes(&client, &settings);
-    let mut served = None;
+pub async fn run(certificates: Certificates) {
+    let mut changes = changes(&certificates.client, &certificates.settings);
+    let mut leading = certificates.leading.clone();
+    let mut issued = FromSecret::default();
+    let mut files = FromFiles::default();
     let mut last = Turn::default();
     let mut retry = RETRY_FLOOR;
     loop {
-        let turn = turn(&client, &settings, &resolver, &mut served, Timestamp::now()).await;
-        if turn.is_in_place() {
-            in_place.send_if_modified(|was| !std::mem::replace(was, true));
+        let mut turn = Turn::default();
+        let ended = match certificates.settings.source {
+            Source::Issued => issued.turn(&certificates, &mut turn).await,
+            Source::Files { .. } => files.turn(&certificates, &mut turn).await,
+        };
+        if let Err(error) = ended {
+            turn.failed(&error);
+        }
+        if let (Some(conflict), Some(_)) = (&turn.conflict, &last.conflict) {
+            turn.failures.push(conflict.clone());
+        }
+        if turn.ready {
+            certificates.in_place.send_if_modified(|was| !std::mem::replace(was, true));
         }
         let wait = if turn.failures.is_empty() {
             retry = RETRY_FLOOR;
-            INTERVAL
+            if turn.conflict.is_some() {
+                Duration::ZERO
+            } else {
+                turn.again.unwrap_or(INTERVAL).min(INTERVAL)
+            }
         } else {
             let wait = retry;
             retry = (retry * 2).min(RETRY_CEILING);
@@ -74,10 +103,11 @@ pub async fn run(
 
         sleep(SETTLE).await;
         if !drain(&mut changes) {
-            // Both arms are cancellation-safe: a stream loses nothing when `next` is dropped.
+            // All arms are cancellation-safe: a stream loses nothing when `next` is dropped, nor does a receiver.
             tokio::select! {
                 _ = changes.next() => {}
-                () = sleep(wait) => {}
+                Ok(()) = leading.changed() => {}
+                () = sleep(wait.saturating_sub(SETTLE)) => {}
             }
         }
     }
@@ -85,87 +115,73 @@ pub async fn run(
 
 /// What one turn came to.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Turn {
+pub struct Turn {
     /// What did not succeed, in words.
-    failures: Vec<String>,
+    pub failures: Vec<String>,
     /// Configurations that do not exist.
-    absent: Vec<String>,
+    pub absent: Vec<String>,
+    /// Whether what is served is verified by what is in place.
+    pub ready: bool,
+    /// What another's write came before. Once, that is no failure: what it wrote is to be read.
+    pub conflict: Option<String>,
+    /// When there is something to do, if nothing else happens.
+    again: Option<Duration>,
 }
 
 impl Turn {
-    fn is_in_place(&self) -> bool {
-        self.failures.is_empty() && self.absent.is_empty()
+    /// The next turn is due by then.
+    pub fn again_in(&mut self, wait: Option<Duration>) {
+        self.again = self.again.into_iter().chain(wait).min();
     }
 
-    fn note(&mut self, kind: &str, name: &str, injection: Result<Injection, CertificateError>) {
-        match injection {
-            Ok(Injection::Unchanged) => {}
-            Ok(Injection::Patched) => info!(kind, name, "put the CA bundle into its webhooks"),
-            Ok(Injection::Absent) => self.absent.push(format!("{kind} {name}")),
-            Err(error) => self.failures.push(error.to_string()),
+    /// Notes which configurations do not exist.
+    pub fn note_absent(&mut self, configurations: &[Configuration]) {
+        let absent = configurations.iter().filter(|configuration| configuration.found.is_none());
+        self.absent.extend(absent.map(ToString::to_string));
+    }
+
+    /// Notes clocks that tell different times: the CA is not rotated then, until it has to be.
+    pub fn clocks_differ(&mut self, moment: &Moment) {
+        if !moment.clocks_agree() {
+            // Minutes would make a new line of each turn.
+            self.failures.push(
+                "the clock of this node and that of the API server are more than 15 minutes apart; the CA is not rotated until one of them is set right"
+                    .to_owned(),
+            );
         }
     }
-}
 
-/// The leaf that is served, and the CA that signed it.
-struct Served {
-    ca: Vec<u8>,
-    leaf: certs::Leaf,
-}
-
-/// CA, then leaf, then bundles. The leaf comes before the bundles so that missing configurations never keep
-/// us from serving; each bundle is tried whatever becomes of the others.
-async fn turn(
-    client: &Client,
-    settings: &CertificateSettings,
-    resolver: &Resolver,
-    served: &mut Option<Served>,
-    now: Timestamp,
-) -> Turn {
-    let mut turn = Turn::default();
-    let trust = match ensure_authority(client, settings, now).await {
-        Ok(trust) => trust,
-        Err(error) => {
-            turn.failures.push(error.to_string());
-            return turn;
-        }
-    };
-    if is_leaf_due(served.as_ref(), trust.authority.certificate(), now) {
-        match trust.authority.issue(&settings.server_names(), now, settings.leaf_lifetime) {
-            Ok(leaf) => {
-                info!(not_after = %leaf.not_after(), "serving a new certificate");
-                resolver.swap(&leaf);
-                *served = Some(Served { ca: trust.authority.certificate().to_vec(), leaf });
+    /// Puts the bundle that `wanted` tells for each entry into those that have another.
+    pub async fn inject(
+        &mut self,
+        client: &Client,
+        configuration: &Configuration,
+        wanted: impl Fn(&Entry) -> String,
+    ) {
+        let Some(patch) = configuration.patch(wanted) else { return };
+        match configuration.send(client, patch).await {
+            Ok(()) => {
+                info!(%configuration, "put the CA bundle into its webhooks");
+                // Whether it is there is seen when it is read.
+                self.again_in(Some(Duration::ZERO));
             }
-            Err(error) => turn.failures.push(CertificateError::from(error).to_string()),
+            Err(error) => self.failed(&error),
         }
     }
-    let bundle = trust.bundle.to_pem();
-    for name in &settings.mutating {
-        let injection = inject::<MutatingWebhookConfiguration>(client, name, &bundle).await;
-        turn.note("MutatingWebhookConfiguration", name, injection);
-    }
-    for name in &settings.validating {
-        let injection = inject::<ValidatingWebhookConfiguration>(client, name, &bundle).await;
-        turn.note("ValidatingWebhookConfiguration", name, injection);
-    }
-    turn
-}
 
-/// A leaf of another CA is not trusted, and one in the last third of its life is renewed while there is time
-/// for failures.
-fn is_leaf_due(served: Option<&Served>, ca: &[u8], now: Timestamp) -> bool {
-    let Some(Served { ca: signed_by, leaf }) = served else {
-        return true;
-    };
-    let remaining = leaf.not_after().duration_since(now);
-    let lifetime = leaf.not_after().duration_since(leaf.not_before());
-    signed_by.as_slice() != ca || remaining * 3 < lifetime
+    /// Notes what did not succeed.
+    pub fn failed(&mut self, error: &CertificateError) {
+        if error.is_conflict() {
+            self.conflict = Some(error.to_string());
+        } else {
+            self.failures.push(error.to_string());
+        }
+    }
 }
 
 /// Logs what differs from the turn before: a lasting trouble is one line, and so is its end.
 fn tell(before: &Turn, now: &Turn) {
-    let Turn { failures, absent } = now;
+    let Turn { failures, absent, ready: _, conflict: _, again: _ } = now;
     for failure in failures.iter().filter(|failure| !before.failures.contains(failure)) {
         warn!("{failure}; trying again");
     }
@@ -179,9 +195,12 @@ fn tell(before: &Turn, now: &Turn) {
 
 /// An item whenever one of the objects may have changed.
 fn changes(client: &Client, settings: &CertificateSettings) -> SelectAll<BoxStream<'static, ()>> {
-    let secrets = Api::namespaced(client.clone(), &settings.namespace);
     let mut changes = SelectAll::new();
-    changes.push(changes_of::<Secret>(secrets, &settings.secret_name));
+    changes.push(files::changes(settings));
+    if settings.source == Source::Issued {
+        let secrets = Api::namespaced(client.clone(), &settings.namespace);
+        changes.push(changes_of::<Secret>(secrets, &settings.secret_name));
+    }
     for name in &settings.mutating {
         changes.push(changes_of::<MutatingWebhookConfiguration>(Api::all(client.clone()), name));
     }
@@ -247,52 +266,4 @@ fn drain(changes: &mut SelectAll<BoxStream<'static, ()>>) -> bool {
         any = true;
     }
     any
-}
-
-#[cfg(test)]
-mod tests {
-    use certs::Authority;
-
-    use super::*;
-
-    const DAY: Duration = Duration::from_hours(24);
-
-    fn served(now: Timestamp) -> Served {
-        let authority = Authority::generate("ca", now, 100 * DAY).expect("in range");
-        let leaf = authority.issue(&["x.y.svc".to_owned()], now, 30 * DAY).expect("a valid name");
-        Served { ca: authority.certificate().to_vec(), leaf }
-    }
-
-    #[test]
-    fn a_leaf_is_issued_at_first_for_another_ca_and_in_the_last_third_of_its_life() {
-        let now: Timestamp = "2030-01-01T00:00:00Z".parse().expect("a literal");
-        let served = served(now);
-        let ca = served.ca.clone();
-        for (what, served, ca, at, due) in [
-            ("the first", None, ca.as_slice(), now, true),
-            ("just issued", Some(&served), ca.as_slice(), now, false),
-            ("another CA", Some(&served), b"other".as_slice(), now, true),
-            ("at 19 of 30 days", Some(&served), ca.as_slice(), now + 19 * DAY, false),
-            ("at 20 of 30 days", Some(&served), ca.as_slice(), now + 20 * DAY, true),
-            ("expired", Some(&served), ca.as_slice(), now + 40 * DAY, true),
-        ] {
-            assert_eq!(is_leaf_due(served, ca, at), due, "{what}");
-        }
-    }
-
-    #[test]
-    fn the_bundle_is_in_place_when_no_configuration_is_missing_or_refused() {
-        let mut turn = Turn::default();
-        turn.note("K", "a", Ok(Injection::Unchanged));
-        turn.note("K", "b", Ok(Injection::Patched));
-        assert!(turn.is_in_place());
-        turn.note("K", "c", Ok(Injection::Absent));
-        assert_eq!(turn, Turn { failures: vec![], absent: vec!["K c".into()] });
-        assert!(!turn.is_in_place());
-
-        let mut turn = Turn::default();
-        turn.note("K", "a", Err(CertificateError::Timeout { action: "patch K a".into() }));
-        assert_eq!(turn.failures, ["cannot patch K a: no answer within 8 s"]);
-        assert!(!turn.is_in_place());
-    }
 }

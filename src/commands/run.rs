@@ -11,6 +11,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use certs::rotation::Policy;
 use jiff::Timestamp;
 use kube::{Client, Config};
 use tokio::net::TcpListener;
@@ -25,7 +26,7 @@ use webhook::server::{Limits, Stop, Transport, serve, tls_config};
 
 use crate::admit::{Admission, Endpoint, Phase};
 use crate::args::RunArgs;
-use crate::certificates::{self, CertificateSettings};
+use crate::certificates::{self, CertificateSettings, Certificates, Source};
 use crate::leader::{self, Candidate, Fence, LeaseApi, TermError, fenced_client};
 use crate::telemetry::{Metrics, start_logging};
 use crate::world::World;
@@ -47,6 +48,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     start_logging(args.log_format);
     let RunArgs { lease_duration, lease_renew_deadline, lease_retry_period, .. } = args;
     let lease_settings = leader::Settings::new(lease_duration, lease_renew_deadline, lease_retry_period)?;
+    let certificate_settings = certificate_settings(&args);
+    certificate_settings.check().map_err(anyhow::Error::msg)?;
+    if let Source::Files { certificate, key } = &certificate_settings.source {
+        certificates::files::leaf(certificate, key).context("there is no certificate to start with")?;
+    }
+    certificates::files::bundle(certificate_settings.ca_file.as_deref())
+        .context("cannot use --tls-ca-file")?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok()
@@ -75,6 +83,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let plain = TcpListener::bind(args.plain_listen)
         .await
         .with_context(|| format!("cannot listen on {}", args.plain_listen))?;
+    let certificate_metrics = metrics.certificates.clone();
     let health = Health {
         synced: synced_seen,
         bundle: bundle_seen,
@@ -105,12 +114,16 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 
     let mut listed = synced.subscribe();
     let watches = tokio::spawn(world::watch::run(client.clone(), Arc::clone(&world), synced));
-    let certificates = tokio::spawn(certificates::run(
-        client.clone(),
-        certificate_settings(&args),
+    let (leading, leading_seen) = watch::channel(false);
+    let certificates = tokio::spawn(certificates::run(Certificates {
+        client: client.clone(),
+        settings: certificate_settings,
         resolver,
-        bundle_in_place,
-    ));
+        in_place: bundle_in_place,
+        leading: leading_seen,
+        own_time: Box::new(Timestamp::now),
+        metrics: certificate_metrics,
+    }));
     let mut leadership = tokio::spawn({
         let stopping = stopping.clone();
         async move {
@@ -121,8 +134,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
                 () = stopping.cancelled() => return Ok(()),
             }
             let lead = |ending| {
+                let term = Term::begin(&leading);
                 // All clusters are looked at when a term begins, so only what changes from here on is to be told.
-                controller::run(leaders_client.clone(), Arc::clone(&world), world.listen(), ending)
+                let work =
+                    controller::run(leaders_client.clone(), Arc::clone(&world), world.listen(), ending);
+                async move {
+                    work.await;
+                    drop(term);
+                }
             };
             leader::run(&candidate, lead, stopping).await
         }
@@ -147,6 +166,22 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         () = terminated()? => warn!("second signal: ending at once"),
     }
     Ok(())
+}
+
+/// Tells others of the process for as long as it exists that this replica leads.
+struct Term(watch::Sender<bool>);
+
+impl Term {
+    fn begin(leading: &watch::Sender<bool>) -> Self {
+        leading.send_replace(true);
+        Self(leading.clone())
+    }
+}
+
+impl Drop for Term {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 /// Serves on for the grace period, while the Service still leads here, then finishes what is in flight.
@@ -193,8 +228,20 @@ fn certificate_settings(args: &RunArgs) -> CertificateSettings {
         service_name: args.webhook_service.clone(),
         mutating: vec![args.webhook_configuration.clone()],
         validating: vec![args.webhook_configuration.clone()],
-        ca_lifetime: CertificateSettings::CA_LIFETIME,
-        leaf_lifetime: CertificateSettings::LEAF_LIFETIME,
+        source: match (&args.tls_cert_file, &args.tls_key_file) {
+            (Some(certificate), Some(key)) => {
+                Source::Files { certificate: certificate.clone(), key: key.clone() }
+            }
+            _ => Source::Issued,
+        },
+        ca_file: args.tls_ca_file.clone(),
+        ca_lifetime: args.ca_life,
+        policy: Policy {
+            lead: args.ca_rotation_lead,
+            leaf_lifetime: args.leaf_life,
+            propagation: args.propagation_delay,
+            clock_tolerance: args.clock_tolerance,
+        },
     }
 }
 
@@ -252,7 +299,7 @@ impl Health {
             (!hpas, "HorizontalPodAutoscalers are not listed yet"),
             (!namespaces, "namespaces with an admission label are not listed yet"),
             // The bundle comes after the leaf that it vouches for.
-            (!*self.bundle.borrow(), "the CA bundle is not in the webhook configurations yet"),
+            (!*self.bundle.borrow(), "the webhook configurations do not trust the served certificate yet"),
             (self.stopping.is_cancelled(), "the operator is stopping"),
         ]
         .into_iter()

@@ -295,23 +295,6 @@ fn a_scaled_object_that_is_being_deleted_changes_no_status() {
 }
 
 #[test]
-fn a_scaled_object_that_is_being_deleted_changes_no_status() {
-    let (world, key) = (World::default(), Key::new("t", "s"));
-    let cluster = ValidatedCluster::try_from(&cluster(2)).unwrap();
-    let scaler = Scaler { name: "s".into(), min: Some(1), max: Some(4), paused: false, takes_over: None };
-    let attachment = |driver| Attachment { cluster: "my-cluster".into(), driver };
-    world.put(&key, Some(attachment(scaler.clone())));
-    let before = drivers(&world, &cluster);
-    assert!(before.autoscaling.is_some());
-    // KEDA reads and writes the count now; a status between the two would lose it.
-    world.put::<Scaler>(&key, None);
-    world.put(&key, Some(Attachment { cluster: "my-cluster".into(), driver: Leaving(scaler) }));
-    assert_eq!(drivers(&world, &cluster), before);
-    world.put::<Leaving>(&key, None);
-    assert_eq!(drivers(&world, &cluster), Drivers::default());
-}
-
-#[test]
 fn a_namespace_that_is_going_is_no_reason_to_stall() {
     let error = |code: u16, message: &str| {
         let status = json!({"status": "Failure", "message": message, "reason": "Forbidden", "code": code});

@@ -1,13 +1,19 @@
-//! The bundle and the authority behind it, lost and found again.
+//! The bundle and the authority behind it: lost and found again, and replaced under way.
 
 use std::time::Duration;
 
 use anyhow::ensure;
-use serde_json::Value;
+use futures::future::join_all;
+use k8s_openapi::ByteString;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
 use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
 
-use super::suite::{cluster, get, kubectl};
+use super::suite::{
+    apply, cluster, forget, get, kubectl, namespace, scaled_object, start_operator, stop_operator,
+};
 
 const OPERATOR: &str = "vllm-operator-system";
 const CONFIGURATIONS: [&str; 2] =
@@ -49,6 +55,73 @@ pub async fn lost_authority(plane: &Plane) -> anyhow::Result<()> {
         judged(plane).await
     })
     .await
+}
+
+/// Settings with which a CA signs for ten seconds.
+const SHORT: &str =
+    "CA_LIFE=20s CA_ROTATION_LEAD=10s LEAF_LIFE=4s PROPAGATION_DELAY=500ms CLOCK_TOLERANCE=0s";
+/// Without them.
+const AS_SHIPPED: &str = "CA_LIFE- CA_ROTATION_LEAD- LEAF_LIFE- PROPAGATION_DELAY- CLOCK_TOLERANCE-";
+/// Writes at once: more than the 25 connections that an API server keeps, so that each burst makes new ones.
+const BURST: usize = 32;
+/// CAs that sign one after the other.
+const ROTATIONS: usize = 3;
+
+/// The CA is rotated over and over while counts are written that nobody but admission refuses: their webhook fails
+/// open, so that a call which fails lets one pass.
+pub async fn rotation(plane: &Plane) -> anyhow::Result<()> {
+    let ns = "rotation";
+    namespace(plane, ns).await?;
+    apply(plane, ns, &cluster("a", "replicas: 2\nmaxReplicas: 10")).await?;
+    apply(plane, ns, &scaled_object(ns, "queue", "a", 1, 4)).await?;
+    with_settings(plane, SHORT).await?;
+    let ended = under_writes(plane, ns).await;
+    with_settings(plane, AS_SHIPPED).await?;
+    ended?;
+    forget(plane, ns).await
+}
+
+/// Starts the operator anew with other settings and without a CA.
+async fn with_settings(plane: &Plane, settings: &str) -> anyhow::Result<()> {
+    stop_operator(plane).await?;
+    kubectl(plane, OPERATOR, "delete secret/vllm-operator-ca").ok().await?;
+    kubectl(plane, OPERATOR, &format!("set env deployment/vllm-operator {settings}")).ok().await?;
+    start_operator(plane).await
+}
+
+async fn under_writes(plane: &Plane, ns: &str) -> anyhow::Result<()> {
+    let client = plane.client().await?;
+    let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(client.clone(), OPERATOR);
+    let clusters: Api<VLLMCluster> = Api::namespaced(client, ns);
+    let (mut signers, mut refused) = (Vec::<ByteString>::new(), 0);
+    let deadline = Deadline::after(Duration::from_secs(15 * (ROTATIONS as u64 + 1)));
+    while signers.len() <= ROTATIONS {
+        ensure!(
+            !deadline.is_over(),
+            "{} rotations, {refused} writes refused",
+            signers.len().saturating_sub(1)
+        );
+        let too_many = Patch::Merge(json!({"spec": {"replicas": 5}}));
+        let params = PatchParams::default();
+        for answer in join_all((0..BURST).map(|_| clusters.patch_scale("a", &params, &too_many))).await {
+            match answer {
+                Err(kube::Error::Api(status)) if status.message.contains("5 is above the maximum 4") => {
+                    refused += 1
+                }
+                Err(error) => anyhow::bail!("after {} rotations: {error}", signers.len().saturating_sub(1)),
+                Ok(scale) => anyhow::bail!(
+                    "after {} rotations a write passed: {scale:?}",
+                    signers.len().saturating_sub(1)
+                ),
+            }
+        }
+        let signer = secrets.get("vllm-operator-ca").await?.data.and_then(|mut data| data.remove("ca.crt"));
+        if let Some(signer) = signer.filter(|signer| signers.last() != Some(signer)) {
+            signers.push(signer);
+        }
+    }
+    println!("{ROTATIONS} rotations, {refused} writes, each refused by admission");
+    Ok(())
 }
 
 fn webhooks(configuration: &mut Value) -> anyhow::Result<&mut Vec<Value>> {

@@ -113,6 +113,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("certificates::a_lost_authority_is_made_anew", |plane| {
             Box::pin(certificates::lost_authority(plane))
         }),
+        ("certificates::a_rotation_loses_no_write", |plane| Box::pin(certificates::rotation(plane))),
         ("leadership::all_answer_and_one_leads", |plane| Box::pin(leadership::all_answer(plane))),
         ("leadership::a_killed_leader_is_followed", |plane| Box::pin(leadership::killed(plane))),
         ("leadership::a_leader_hands_over", |plane| Box::pin(leadership::handed_over(plane))),
