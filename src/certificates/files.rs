@@ -83,13 +83,14 @@ impl FromFiles {
         let trusted = |leaf: &Leaf, bundles: &[Bundle]| {
             bundles.iter().all(|bundle| leaf.verify(bundle, &settings.server_name(), now).is_ok())
         };
-        let ours = bundle(settings.ca_file.as_deref());
-        if let Ok(ours) = &ours
-            && !ours.is_empty()
-        {
+        let ours = bundle(settings.ca_file.as_deref()).unwrap_or_else(|error| {
+            turn.failures.push(error.to_string());
+            Bundle::default()
+        });
+        if !ours.is_empty() {
             // Added to what is there and never in place of it: replicas of the other mode may still serve.
             for configuration in configurations.iter().filter(|found| !found.is_injected_by_cert_manager()) {
-                turn.inject(client, configuration, |entry| entry.with(ours)).await;
+                turn.inject(client, configuration, |entry| entry.with(&ours)).await;
             }
         }
         let carried = injection::carried(&configurations);
@@ -110,11 +111,7 @@ impl FromFiles {
         turn.ready = turn.absent.is_empty()
             && !carried.is_empty()
             && self.served.as_ref().is_some_and(|served| trusted(served, &carried));
-        if !turn.ready
-            && turn.failures.is_empty()
-            && turn.absent.is_empty()
-            && ours.is_ok_and(|ours| ours.is_empty())
-        {
+        if !turn.ready && turn.failures.is_empty() && turn.absent.is_empty() && ours.is_empty() {
             turn.failures.push(format!(
                 "the certificate in {} is not verified by the caBundle of every webhook; annotate the configurations for cert-manager, or give --tls-ca-file",
                 certificate.display()

@@ -19,8 +19,8 @@ use serde_json::json;
 use super::{CertificateError, CertificateSettings, bounded};
 use crate::api::names;
 
-/// cert-manager's cainjector puts a bundle into what bears this annotation, and takes every other out.
-const INJECTED_BY_CERT_MANAGER: &str = "cert-manager.io/inject-ca-from";
+/// cert-manager's cainjector puts a bundle into what bears an annotation of this beginning, and takes every other out.
+const INJECTED_BY_CERT_MANAGER: &str = "cert-manager.io/inject-";
 
 /// A configuration as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,7 +176,7 @@ where
     let found = bounded(|| format!("read {} {name}", K::kind(&())), api.get_opt(name)).await?;
     Ok(found.map(|found| Found {
         version: found.resource_version().unwrap_or_default(),
-        is_foreign: found.annotations().contains_key(INJECTED_BY_CERT_MANAGER),
+        is_foreign: found.annotations().keys().any(|key| key.starts_with(INJECTED_BY_CERT_MANAGER)),
         entries: entries(&found),
     }))
 }
