@@ -361,6 +361,24 @@ async fn of_two_that_make_a_ca_at_once_one_wins_and_both_serve_it() {
 }
 
 #[tokio::test]
+async fn a_leafs_life_counts_from_before_the_secret_was_read() {
+    let (mut server, _) = started().await;
+    let before = *server.now.lock().unwrap();
+    let slow = server.clone();
+    server.between = Arc::new(move |_, request| {
+        if request.ends_with(SECRET) {
+            slow.later(Duration::from_mins(10));
+        }
+    });
+    let mut replica = Replica::new(&server, false);
+    replica.turn().await;
+    // By the time of the answer another may have promoted the next CA, and counts the lives of leaves from then.
+    assert!(
+        replica.keeper.served().expect("it serves").not_after() <= before + settings().policy.leaf_lifetime
+    );
+}
+
+#[tokio::test]
 async fn a_bundle_that_changed_since_it_was_read_is_not_written_over() {
     let (mut server, _) = started().await;
     let mut cleared = server.get(MUTATING);
