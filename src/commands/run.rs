@@ -59,17 +59,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .install_default()
         .ok()
         .context("another TLS provider was installed before ring")?;
-    let mut config =
-        Config::infer().await.context("no kubeconfig and no service account to reach the API server with")?;
-    config.read_timeout = Some(READ_TIMEOUT);
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    let client = Client::try_from(config.clone())?;
     let fence = Fence::default();
-    let leaders_client = fenced_client(config.clone(), &fence)?;
-    // The API server's own timeout runs while admission reads, and a lease while it is renewed: a retry would come too
-    // late.
-    config.default_retry = false;
-    let client_without_retry = Client::try_from(config)?;
+    let Clients { client, leaders: leaders_client, without_retry: client_without_retry } =
+        clients(&fence).await?;
 
     let metrics = Arc::new(Metrics::default());
     let world = Arc::new(World::default());
@@ -90,16 +82,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         stopping: stopping.clone(),
         metrics: Arc::clone(&metrics),
     };
-    let candidate = Candidate {
-        store: LeaseApi::new(client_without_retry.clone(), client.clone(), &args.namespace, &args.lease),
-        name: args.lease.clone(),
-        // A container that was restarted in its pod is another one than before.
-        identity: format!("{}_{:016x}", args.pod_name, fastrand::u64(..)),
-        settings: lease_settings,
-        fence,
-        leading: metrics.leader.clone(),
-        clock: Arc::new(Timestamp::now),
-    };
+    let candidate = candidate(&args, lease_settings, fence, [&client_without_retry, &client], &metrics);
     let admission = Arc::new(Admission {
         world: Arc::clone(&world),
         live: Live::counting(client_without_retry, metrics.live_reads.clone()),
@@ -166,6 +149,48 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         () = terminated()? => warn!("second signal: ending at once"),
     }
     Ok(())
+}
+
+/// How this replica stands for leader; the first client is that of the Lease, the second watches it.
+fn candidate(
+    args: &RunArgs,
+    settings: leader::Settings,
+    fence: Fence,
+    [calls, watches]: [&Client; 2],
+    metrics: &Metrics,
+) -> Candidate<LeaseApi> {
+    Candidate {
+        store: LeaseApi::new(calls.clone(), watches.clone(), &args.namespace, &args.lease),
+        name: args.lease.clone(),
+        // A container that was restarted in its pod is another one than before.
+        identity: format!("{}_{:016x}", args.pod_name, fastrand::u64(..)),
+        settings,
+        fence,
+        leading: metrics.leader.clone(),
+        clock: Arc::new(Timestamp::now),
+    }
+}
+
+/// The ways to the API server.
+struct Clients {
+    /// Tries again by itself.
+    client: Client,
+    /// Likewise, while this replica leads.
+    leaders: Client,
+    /// Makes each request once. The API server's own timeout runs while admission reads, and a lease while it is renewed: a
+    /// retry would come too late.
+    without_retry: Client,
+}
+
+async fn clients(fence: &Fence) -> anyhow::Result<Clients> {
+    let mut config =
+        Config::infer().await.context("no kubeconfig and no service account to reach the API server with")?;
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let client = Client::try_from(config.clone())?;
+    let leaders = fenced_client(config.clone(), fence)?;
+    config.default_retry = false;
+    Ok(Clients { client, leaders, without_retry: Client::try_from(config)? })
 }
 
 /// Tells others of the process for as long as it exists that this replica leads.

@@ -5,6 +5,7 @@
 //! the other, each in a namespace of its own.
 
 mod admission;
+mod availability;
 mod bench_control;
 mod certificates;
 mod closed_loop;
@@ -32,6 +33,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Trial};
+use testbed::availability::Kind;
 
 use suite::{Scenario, Suite};
 
@@ -146,6 +148,10 @@ fn alone() -> Vec<(&'static str, suite::Alone)> {
     vec![
         ("keda_optional::keda_comes_and_goes", || Box::pin(keda_optional::comes_and_goes())),
         ("bench_control::a_small_one", || Box::pin(bench_control::small())),
+        ("availability::rotations_lose_nothing", || Box::pin(availability::row(Kind::Rotations, 2))),
+        ("availability::rolling_restarts_lose_nothing", || Box::pin(availability::row(Kind::Restarts, 1))),
+        ("availability::another_leads_in_time", || Box::pin(availability::row(Kind::Kills, 4))),
+        ("availability::outages_pass", || Box::pin(availability::row(Kind::Outages, 2))),
         ("plane_itself::a_warm_start_is_ready_in_time", || {
             Box::pin(plane_itself::a_warm_start_is_ready_in_time())
         }),

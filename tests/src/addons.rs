@@ -40,6 +40,14 @@ pub async fn install_keda_and_prometheus(plane: &Plane) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Applies KEDA's types without KEDA: ScaledObjects can be written, and nobody acts on them.
+pub async fn install_keda_types(plane: &Plane) -> anyhow::Result<()> {
+    let mut manifest = String::new();
+    append(&mut manifest, &plane.spec().binaries.keda_manifests().join("crd/bases"))?;
+    plane.kubectl(&["apply", "--server-side", "-f", "-"]).stdin(manifest).ok().await?;
+    Ok(())
+}
+
 /// Waits until KEDA and Prometheus serve. KEDA's webhook is ignored as long as it cannot be reached: what is written
 /// before that would go by it.
 pub async fn wait_for_keda_and_prometheus(plane: &Plane) -> anyhow::Result<()> {

@@ -92,9 +92,11 @@ impl Images {
         vllm.entrypoint.push("serve".into());
         images.insert(VLLM_CPU, vllm.clone());
         images.insert(VLLM, vllm);
-        let mut load = Image::of("testbed", vec![word(testbed)]);
-        load.entrypoint.push("load".into());
-        images.insert("testbed/load", load);
+        for command in ["load", "handshakes"] {
+            let mut image = Image::of("testbed", vec![word(testbed)]);
+            image.entrypoint.push(command.into());
+            images.insert(&format!("testbed/{command}"), image);
+        }
         images
     }
 

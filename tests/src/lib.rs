@@ -6,6 +6,7 @@
 //! [`by_hand`], [`demo`] and [`bench_control`] with [`hollow`] (the commands).
 
 pub mod addons;
+pub mod availability;
 pub mod bench_control;
 pub mod by_hand;
 pub mod demo;

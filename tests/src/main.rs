@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use testbed::plane::{enter, inside};
-use testbed::{bench_control, by_hand, demo, engine, load, parts, sandbox};
+use testbed::{availability, bench_control, by_hand, demo, engine, load, parts, sandbox};
 
 /// A Kubernetes control plane of your own, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Demo(demo::Demo),
     /// Many `VLLMClusters`, their pods without processes: how long, how much memory, how many writes.
     BenchControl(bench_control::BenchControl),
+    /// Three replicas of the operator and bad days for them: what is lost, and who leads after how long.
+    BenchAvailability(availability::BenchAvailability),
     /// Builds the control plane's parts into the cache.
     Build,
     /// Starts a plane and leaves it running.
@@ -51,6 +53,9 @@ enum Command {
         /// What the owner wrote.
         spec: PathBuf,
     },
+    /// Verified connections to the operator's replicas, from a pod.
+    #[command(hide = true)]
+    Handshakes(availability::handshakes::Handshakes),
     /// A simulated vLLM server: what follows is what follows `vllm`.
     #[command(hide = true, disable_help_flag = true)]
     Engine {
@@ -74,7 +79,9 @@ fn main() -> ExitCode {
         Command::Sandbox(command) => return sandbox::main(&command),
         Command::Engine { args } => return engine::main(&args),
         Command::Demo(demo) => demo::main(&demo),
+        Command::BenchAvailability(bench) => availability::main(&bench),
         Command::BenchControl(bench) => bench_control::main(&bench),
+        Command::Handshakes(handshakes) => availability::handshakes::main(&handshakes),
         Command::Load(load) => load::main(load),
         Command::Build => parts::Binaries::ensure().map(drop).map_err(Into::into),
         Command::Up(up) => by_hand::up(up),

@@ -30,7 +30,10 @@ fn hold(schedules: std::ops::Range<u64>, faults: Faults) {
     if let Some(failure) = failure {
         panic!("{failure}");
     }
-    println!("{least} schedules, {rotations} rotations, {:?}", started.elapsed());
+    let took = started.elapsed();
+    println!(
+        "row: rotators that race (simulated): {least} schedules, {rotations} rotations, trust never lost; {took:.1?}"
+    );
     assert!(rotations as u64 >= least, "{rotations} rotations: the schedules are too short to show anything");
 }
 

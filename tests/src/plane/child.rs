@@ -1,16 +1,20 @@
 //! The components' processes: each with a log of its own, and with an end that is noticed.
 //!
-//! **Architecture invariant**: nothing here restarts anything. A component that dies unasked ends its plane.
+//! **Architecture invariant**: a component that dies unasked ends its plane, unless the plane was made for components that
+//! are killed: then it is started again, as a kubelet would.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 /// How a component that died is told.
 const LAST_LINES: usize = 20;
+/// Between a component's end and its next start.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// One component, as a command line.
 #[derive(Clone, Debug)]
@@ -26,37 +30,57 @@ pub struct Component {
 /// Starts components, and hears of their ends.
 pub struct Children {
     logs: PathBuf,
+    restarts: bool,
     ends: mpsc::UnboundedSender<String>,
 }
 
 impl Children {
-    /// Components log into `logs`; the receiver gets a sentence for each that ends.
-    pub fn new(logs: PathBuf) -> (Self, mpsc::UnboundedReceiver<String>) {
+    /// Components log into `logs`; the receiver gets a sentence for each that ends and is not started again, which
+    /// `restarts` asks for.
+    pub fn new(logs: PathBuf, restarts: bool) -> (Self, mpsc::UnboundedReceiver<String>) {
         let (ends, heard) = mpsc::unbounded_channel();
-        (Self { logs, ends }, heard)
+        (Self { logs, restarts, ends }, heard)
     }
 
     /// Starts a component. It ends with the PID namespace.
     pub fn start(&self, component: &Component) -> anyhow::Result<()> {
         let log = self.logs.join(format!("{}.log", component.name));
-        let file = std::fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-        let mut child = Command::new(&component.program)
-            .args(&component.args)
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()
-            .with_context(|| format!("starting {}", component.program.display()))?;
-        let (name, ends) = (component.name, self.ends.clone());
+        let _ = std::fs::remove_file(&log);
+        let mut child = spawn(component, &log)?;
+        let (component, restarts, ends) = (component.clone(), self.restarts, self.ends.clone());
         tokio::spawn(async move {
-            let how = match child.wait().await {
-                Ok(status) => status.to_string(),
-                Err(error) => error.to_string(),
+            let why = loop {
+                let how = match child.wait().await {
+                    Ok(status) => status.to_string(),
+                    Err(error) => break error.to_string(),
+                };
+                if !restarts {
+                    break how;
+                }
+                eprintln!("plane: {} ended ({how}); starting it again", component.name);
+                tokio::time::sleep(PAUSE).await;
+                child = match spawn(&component, &log) {
+                    Ok(child) => child,
+                    Err(error) => break format!("{how}, and not started again: {error:#}"),
+                };
             };
-            let _ = ends.send(format!("{name} ended ({how}); the end of {}:\n{}", log.display(), tail(&log)));
+            let name = component.name;
+            let _ = ends.send(format!("{name} ended ({why}); the end of {}:\n{}", log.display(), tail(&log)));
         });
         Ok(())
     }
+}
+
+fn spawn(component: &Component, log: &Path) -> anyhow::Result<Child> {
+    let file = std::fs::File::options().create(true).append(true).open(log);
+    let file = file.with_context(|| format!("opening {}", log.display()))?;
+    Command::new(&component.program)
+        .args(&component.args)
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .spawn()
+        .with_context(|| format!("starting {}", component.program.display()))
 }
 
 /// The last lines of a log, or why there are none.
@@ -85,9 +109,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_is_killed_may_be_started_again() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (children, _ends) = Children::new(folder.path().to_owned(), true);
+        let args = vec!["-c".into(), "echo started; exec sleep 0.1".into()];
+        children.start(&Component { name: "short-lived", program: "/bin/sh".into(), args }).expect("started");
+        let log = folder.path().join("short-lived.log");
+        let deadline = crate::plane::wait::Deadline::after(Duration::from_secs(20));
+        crate::plane::wait::eventually("two starts in one log", deadline, || async {
+            let text = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
+            if text.lines().count() >= 2 { Ok(()) } else { Err(text) }
+        })
+        .await
+        .expect("started again");
+    }
+
+    #[tokio::test]
     async fn an_end_is_told_with_the_last_lines() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let (children, mut ends) = Children::new(folder.path().to_owned());
+        let (children, mut ends) = Children::new(folder.path().to_owned(), false);
         children
             .start(&Component {
                 name: "short-lived",

@@ -54,7 +54,7 @@ pub fn main(spec: &Path) -> ExitCode {
 async fn run(path: &Path, owner: &Arc<Owner>) -> anyhow::Result<std::convert::Infallible> {
     let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let spec: Spec = serde_json::from_slice(&text).context("the plane's specification")?;
-    let (children, ends) = Children::new(spec.state.logs());
+    let (children, ends) = Children::new(spec.state.logs(), spec.restarts);
     let (tasks, mut failures) = mpsc::unbounded_channel();
     let inside = Inside { spec, owner: owner.clone(), children, begin: Instant::now(), tasks };
     let mut ends = ends;

@@ -45,6 +45,8 @@ pub struct PlaneOptions {
     pub operator_exe: Option<PathBuf>,
     /// Command template of a real engine, in place of the simulated one.
     pub engine: Option<String>,
+    /// Whether a component that ends is started again, as after a kill; otherwise the plane ends with it.
+    pub restarts: bool,
     /// The HPA controller's window before it scales down. In a cluster: 5 minutes.
     pub hpa_downscale_stabilization: Duration,
     /// The HPA controller's period. In a cluster: 15 s.
@@ -60,6 +62,7 @@ impl PlaneOptions {
             testbed_exe: testbed_exe.into(),
             operator_exe: None,
             engine: None,
+            restarts: false,
             hpa_downscale_stabilization: Duration::from_secs(10),
             hpa_sync_period: Duration::from_secs(2),
         }
@@ -98,6 +101,7 @@ impl Plane {
             testbed_exe,
             operator_exe,
             engine,
+            restarts,
             hpa_downscale_stabilization,
             hpa_sync_period,
         } = options;
@@ -110,6 +114,7 @@ impl Plane {
             testbed_exe,
             operator_exe,
             engine,
+            restarts,
             hpa_downscale_stabilization,
             hpa_sync_period,
         };

@@ -1,11 +1,11 @@
 //! The processes of a plane, seen from outside of it.
 //!
-//! **Architecture invariant**: looks only; whoever stops or ends one does so by its id.
+//! **Architecture invariant**: found by their PID namespace, so that those of another plane are never touched.
 
 use std::path::Path;
 
 use anyhow::Context as _;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::owner::Plane;
 
@@ -39,6 +39,11 @@ impl Process {
     pub fn read(self, file: &str) -> std::io::Result<String> {
         let path = Path::new("/proc").join(self.0.as_raw_nonzero().to_string()).join(file);
         std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Sends it a signal.
+    pub fn signal(self, signal: Signal) -> anyhow::Result<()> {
+        kill_process(self.0, signal).with_context(|| format!("signalling process {:?}", self.0))
     }
 
     /// A variable of the environment that it was started with.

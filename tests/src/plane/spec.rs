@@ -24,6 +24,8 @@ pub struct Spec {
     pub operator_exe: Option<PathBuf>,
     /// Command template of a real engine in place of the simulated one.
     pub engine: Option<String>,
+    /// Whether a component that ends is started again.
+    pub restarts: bool,
     /// The HPA controller's window before it scales down.
     pub hpa_downscale_stabilization: Duration,
     /// The HPA controller's period.

@@ -1,0 +1,69 @@
+//! Rotations of the CA and of the leaves under load, one after the other.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::plane::Plane;
+use crate::plane::wait::{Deadline, eventually};
+
+use super::load::Load;
+use super::operator::{PATIENCE, failed_calls, install, json};
+use super::{Row, handshakes, millis};
+
+/// How long an API server may take to hear of a changed configuration.
+const PROPAGATION: Duration = Duration::from_millis(500);
+
+/// The shortest lives that the operator's own rules allow: a CA is rotated as soon as the one before it is gone.
+const SETTINGS: [(&str, &str); 5] = [
+    ("CA_LIFE", "20s"),
+    ("CA_ROTATION_LEAD", "10s"),
+    ("LEAF_LIFE", "4s"),
+    ("PROPAGATION_DELAY", "500ms"),
+    ("CLOCK_TOLERANCE", "0s"),
+];
+
+/// Rotates so often.
+pub async fn try_them(plane: &Plane, trials: usize, rate: u32) -> anyhow::Result<Row> {
+    install(plane, &SETTINGS).await?;
+    let client = plane.client().await?;
+    let load = Load::start(&client, rate).await?;
+    load.take();
+    let before = failed_calls(plane).await?;
+    let manifest = handshakes::manifest(PROPAGATION);
+    plane.kubectl(&["apply", "-f", "-"]).stdin(manifest).ok().await?;
+    let mut spans = Vec::new();
+    let mut signer = signed_by(plane).await.map_err(|why| anyhow::anyhow!(why))?;
+    for _ in 0..trials {
+        let begun = Instant::now();
+        signer = eventually("another CA signs", Deadline::after(PATIENCE), || async {
+            let now = signed_by(plane).await?;
+            if now == signer { Err("the same".to_owned()) } else { Ok(now) }
+        })
+        .await?;
+        spans.push(begun.elapsed());
+    }
+    let tally = load.stop().await?;
+    let log = plane.logs_dir().join("pods/default_handshakes_handshakes.log");
+    let log = std::fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
+    let (made, failed) = handshakes::counts(&log).with_context(|| format!("no counts in {log}"))?;
+    let mut broken = Vec::new();
+    if failed > 0 || made < trials {
+        let told: Vec<_> = log.lines().filter(|line| line.starts_with("failed")).take(5).collect();
+        broken.push(format!("{failed} of {made} handshakes failed: {told:?}"));
+    }
+    Ok(Row {
+        what: "rotations of CA and leaves, real",
+        trials,
+        tally: Some(tally),
+        failures: failed_calls(plane).await? - before,
+        figures: format!("one after another: {}; {made} new connections verified", millis(&spans)),
+        broken,
+    })
+}
+
+/// The certificate of the CA that signs.
+async fn signed_by(plane: &Plane) -> Result<String, String> {
+    let secret = json(plane, &["get", "secret", "vllm-operator-ca"]).await?;
+    Ok(secret["data"]["ca.crt"].as_str().unwrap_or_default().to_owned())
+}
