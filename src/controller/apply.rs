@@ -21,7 +21,7 @@ use crate::objects::ValidatedCluster;
 use super::observe::{CALL_TIMEOUT, Observed};
 use super::plan::{Plan, Step};
 use super::pods::{Cause, Reason};
-use super::{CallError, Kind};
+use super::{CallError, Kind, is_gone};
 
 /// What became of one object.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ async fn remove(
     };
     match timeout(CALL_TIMEOUT, api.delete(&cluster.name, &params)).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(()),
+        Ok(Err(error)) if is_gone(&error, &cluster.name) => Ok(()),
         Ok(Err(error)) => Err(CallError::Api(what(), error)),
         Err(_elapsed) => Err(CallError::Timeout(what())),
     }

@@ -143,6 +143,13 @@ impl CallError {
     }
 }
 
+/// Whether the API server says that this very object is gone. A 404 may also be of its namespace or of its kind, as
+/// while the API server starts; then the object may well be there.
+fn is_gone(error: &kube::Error, name: &str) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404
+        && status.details.as_ref().is_some_and(|of| of.name == name && of.kind != "namespaces"))
+}
+
 /// A reconciliation that must be tried again.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
@@ -335,12 +342,11 @@ async fn report(
     after: &VLLMClusterStatus,
 ) -> Result<(), Retry> {
     let Some(patch) = status::patch(before, after) else { return Ok(()) };
-    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-    let written =
-        write_status(&context.client, namespace.unwrap_or_default(), name.unwrap_or_default(), &patch).await;
-    match written {
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let name = metadata.name.as_deref().unwrap_or_default();
+    match write_status(&context.client, namespace, name, &patch).await {
         // Deleted meanwhile.
-        Err(CallError::Api(_, kube::Error::Api(status))) if status.code == 404 => Ok(()),
+        Err(CallError::Api(_, error)) if is_gone(&error, name) => Ok(()),
         Err(error) => Err(Retry::from(&error)),
         Ok(()) => {
             let ObjectMeta { name, namespace, uid, .. } = metadata.clone();
@@ -417,7 +423,8 @@ fn in_charge(world: &World, namespace: &str, target: &Target, bounds: Bounds) ->
 fn next(outcomes: &[Outcome]) -> Result<Action, Retry> {
     let failed = || outcomes.iter().filter_map(Outcome::failure);
     if failed().any(CallError::namespace_is_going) {
-        return Ok(Action::await_change());
+        // Usually the cluster goes with it. If not, nobody says so.
+        return Ok(Action::requeue(FOREIGN_RETRY));
     }
     if let Some(error) = failed().find(|error| !error.is_final()) {
         return Err(Retry::from(error));
