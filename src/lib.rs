@@ -22,3 +22,6 @@ pub mod pace;
 pub mod policy;
 pub mod telemetry;
 pub mod world;
+
+#[cfg(test)]
+mod faulty;

@@ -1,6 +1,7 @@
 //! Whole reconciliations against a scripted API server: what is written, and that nothing else is.
 
 mod api_server;
+mod faults;
 mod transitions;
 
 use std::collections::BTreeMap;

@@ -1,46 +1,28 @@
-//! An API server in memory that applies as the real one does: fields that are no longer stated go, keyed lists are
-//! merged by key, and what nobody states has its default.
+//! An API server in memory: it applies as the real one does, and tells those who watch.
 //!
 //! Architecture invariant: one field manager alone writes here. What conflicts of several do is tried on the real one.
+//! It answers every request; what goes wrong on the way is [`crate::faulty`]'s.
+
+mod fields;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use axum::body::Body;
 use axum::http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use kube::Client;
-use kube::client::Body;
 use serde_json::{Value, json};
+use tokio::sync::watch::Sender;
 
 use super::super::Context;
 use crate::api::VLLMCluster;
+use fields::{copy_account, merged, seen};
 
-/// Lists that are merged entry by entry, and what tells their entries apart.
-const LIST_KEYS: &[(&str, &[&str])] = &[
-    ("containers", &["name"]),
-    ("initContainers", &["name"]),
-    ("env", &["name"]),
-    ("ports", &["port", "containerPort", "protocol"]),
-    ("volumeMounts", &["mountPath"]),
-    ("volumes", &["name"]),
-    ("imagePullSecrets", &["name"]),
-    ("hostAliases", &["ip"]),
-    ("topologySpreadConstraints", &["topologyKey", "whenUnsatisfiable"]),
-    ("ownerReferences", &["uid"]),
-];
-
-/// Objects that are one value, as `+structType=atomic` and `+mapType=atomic` say.
-const ATOMIC: &[&str] = &[
-    "selector",
-    "labelSelector",
-    "nodeSelector",
-    "fieldRef",
-    "secretKeyRef",
-    "configMapKeyRef",
-    "secretRef",
-    "configMapRef",
-];
+/// The cluster's path.
+const CLUSTER: &str = "/apis/training.distributed-inference.io/v1alpha1/namespaces/t/vllmclusters/my-cluster";
 
 /// What is kept of an object.
 #[derive(Clone, Debug, Default)]
@@ -51,49 +33,177 @@ struct Stored {
     live: Value,
 }
 
-/// The API server, one cluster, and what was written since the last look. A clone is the same server.
+/// One change of an object, as readers see it. The number of changes so far is the resourceVersion.
+#[derive(Clone, Debug)]
+struct Change {
+    path: String,
+    before: Option<Value>,
+    after: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Store {
+    objects: BTreeMap<String, Stored>,
+    changes: Vec<Change>,
+}
+
+impl Store {
+    /// Stores an object. One that is as it was is no change.
+    fn put(&mut self, path: &str, mut new: Stored) {
+        let before = self.objects.get(path).map(|before| before.live.clone());
+        if before.as_ref() != Some(&new.live) {
+            let version = self.changes.len() + 1;
+            let metadata = |object: &Option<Value>, field: &str| {
+                object.as_ref().map(|object| object["metadata"][field].clone()).unwrap_or_default()
+            };
+            let of_before = metadata(&before, "generation").as_i64();
+            let same_spec = before.as_ref().is_some_and(|before| before["spec"] == new.live["spec"]);
+            let generation = of_before.map_or(1, |of_before| of_before + i64::from(!same_spec));
+            new.live["metadata"]["resourceVersion"] = json!(version.to_string());
+            new.live["metadata"]["generation"] = json!(generation);
+            if new.live["metadata"]["uid"].is_null() {
+                new.live["metadata"]["uid"] = json!(format!("uid {version}"));
+            }
+            let after = Some(seen(path, &new.live));
+            let before = before.map(|before| seen(path, &before));
+            self.changes.push(Change { path: path.to_owned(), before, after });
+        }
+        self.objects.insert(path.to_owned(), new);
+    }
+
+    fn remove(&mut self, path: &str) -> Option<Value> {
+        let before = seen(path, &self.objects.remove(path)?.live);
+        self.changes.push(Change { path: path.to_owned(), before: Some(before.clone()), after: None });
+        Some(before)
+    }
+}
+
+/// The API server, and what was written since the last look. A clone is the same server.
 #[derive(Clone)]
 pub struct ApiServer {
-    objects: Arc<Mutex<BTreeMap<String, Stored>>>,
-    cluster: Arc<Mutex<Value>>,
+    store: Arc<Mutex<Store>>,
+    /// How many changes there were.
+    told: Sender<usize>,
     writes: Arc<Mutex<Vec<String>>>,
 }
 
 impl ApiServer {
+    /// One that holds nothing.
+    pub fn empty() -> Self {
+        Self { store: Arc::default(), told: Sender::new(0), writes: Arc::default() }
+    }
+
     /// One that holds this cluster and nothing else.
     pub fn with(cluster: &VLLMCluster) -> Self {
-        Self {
-            objects: Arc::default(),
-            cluster: Arc::new(Mutex::new(serde_json::to_value(cluster).unwrap())),
-            writes: Arc::default(),
-        }
+        let server = Self::empty();
+        server.create(cluster);
+        server
     }
 
     /// Another one that holds the same, and goes its own way.
     pub fn copy(&self) -> Self {
-        Self {
-            objects: Arc::new(Mutex::new(self.objects.lock().unwrap().clone())),
-            cluster: Arc::new(Mutex::new(self.cluster.lock().unwrap().clone())),
-            writes: Arc::default(),
-        }
+        let store = self.store().clone();
+        let told = Sender::new(store.changes.len());
+        Self { store: Arc::new(Mutex::new(store)), told, writes: Arc::default() }
+    }
+
+    /// Creates the cluster.
+    pub fn create(&self, cluster: &VLLMCluster) {
+        let live = serde_json::to_value(cluster).unwrap();
+        self.write(|store| store.put(CLUSTER, Stored { live, ..Stored::default() }));
     }
 
     /// The cluster as it is stored.
     pub fn cluster(&self) -> VLLMCluster {
-        serde_json::from_value(self.cluster.lock().unwrap().clone()).unwrap()
+        serde_json::from_value(self.store().objects[CLUSTER].live.clone()).unwrap()
     }
 
     /// Another spec, of the next generation.
     pub fn change(&self, spec: &Value) {
-        let mut cluster = self.cluster.lock().unwrap();
-        cluster["spec"] = spec.clone();
-        cluster["metadata"]["generation"] = json!(cluster["metadata"]["generation"].as_i64().unwrap() + 1);
+        self.edit(CLUSTER, |cluster| cluster["spec"] = spec.clone());
     }
 
-    /// All else that exists, by path, as a reader sees it.
+    /// What somebody else writes into an object.
+    pub fn edit(&self, path: &str, edit: impl FnOnce(&mut Value)) {
+        self.write(|store| {
+            let mut stored = store.objects.get(path).cloned().unwrap_or_default();
+            edit(&mut stored.live);
+            store.put(path, stored);
+        });
+    }
+
+    /// Deletes an object at once.
+    pub fn delete(&self, path: &str) {
+        self.write(|store| store.remove(path).expect("it exists"));
+    }
+
+    /// Deletes the cluster; what it owned stays, by whether it keeps its owner, to be collected, or not.
+    pub fn delete_cluster(&self, orphans: bool) {
+        let owned: Vec<_> = self.store().objects.keys().filter(|path| *path != CLUSTER).cloned().collect();
+        for path in owned.iter().filter(|_| orphans) {
+            self.edit(path, |object| object["metadata"]["ownerReferences"] = json!([]));
+        }
+        self.delete(CLUSTER);
+    }
+
+    /// Collects what belongs to a cluster that is gone.
+    pub fn collect(&self) {
+        let lives = self.store().objects.get(CLUSTER).map(|stored| stored.live["metadata"]["uid"].clone());
+        let gone = |object: &Value| {
+            let owner = &object["metadata"]["ownerReferences"][0]["uid"];
+            owner.is_string() && lives.as_ref() != Some(owner)
+        };
+        let paths: Vec<_> = {
+            let store = self.store();
+            let gone = store.objects.iter().filter(|(_, stored)| gone(&stored.live));
+            gone.map(|(path, _)| path.clone()).collect()
+        };
+        for path in paths {
+            self.delete(&path);
+        }
+    }
+
+    /// Takes every StatefulSet to where it has all the pods that it wants, ready and of its spec.
+    pub fn settle(&self) {
+        let is_set = |path: &&String| path.contains("/statefulsets/");
+        let sets: Vec<_> = self.store().objects.keys().filter(is_set).cloned().collect();
+        for path in sets {
+            self.edit(&path, |set| {
+                let (wanted, generation) = (&set["spec"]["replicas"], &set["metadata"]["generation"]);
+                set["status"] = json!({
+                    "observedGeneration": generation, "replicas": wanted, "readyReplicas": wanted,
+                    "updatedReplicas": wanted, "currentRevision": "a", "updateRevision": "a",
+                });
+            });
+        }
+    }
+
+    /// All that exists but the cluster, by path, as a reader sees it; without what tells two equal objects apart.
     pub fn objects(&self) -> BTreeMap<String, Value> {
-        let objects = self.objects.lock().unwrap();
-        objects.iter().map(|(path, stored)| (path.clone(), seen(path, &stored.live))).collect()
+        let mut objects = self.everything();
+        objects.remove(CLUSTER);
+        objects
+    }
+
+    /// As [`Self::objects`], with the cluster; without the times of its conditions, which are those of the run.
+    pub fn everything(&self) -> BTreeMap<String, Value> {
+        let read = |(path, stored): (&String, &Stored)| {
+            let mut object = seen(path, &stored.live);
+            let metadata = object["metadata"].as_object_mut().unwrap();
+            metadata.retain(|field, _| !matches!(field.as_str(), "uid" | "resourceVersion" | "generation"));
+            // What it was changed to and back in between is no part of where it ends.
+            if path.contains("/statefulsets/") && object["status"].is_object() {
+                object["status"].as_object_mut().unwrap().remove("observedGeneration");
+            }
+            for condition in object["status"]["conditions"].as_array_mut().into_iter().flatten() {
+                condition.as_object_mut().unwrap().remove("lastTransitionTime");
+            }
+            if object["status"].is_null() {
+                object.as_object_mut().unwrap().remove("status");
+            }
+            (path.clone(), object)
+        };
+        self.store().objects.iter().map(read).collect()
     }
 
     /// Method and path of the writes since the last look, sorted: objects are written side by side.
@@ -105,167 +215,103 @@ impl ApiServer {
 
     /// What a reconciliation needs, with this server behind the client.
     pub fn context(&self) -> Context {
+        Context::new(self.client(), Arc::default())
+    }
+
+    /// A client of this server.
+    pub fn client(&self) -> Client {
         let server = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let server = server.clone();
             async move { Ok::<_, Infallible>(server.answer(request).await) }
         });
-        Context::new(Client::new(service, "default"), Arc::default())
+        Client::new(service, "default")
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<Full<bytes::Bytes>> {
-        let (path, method) = (request.uri().path().to_owned(), request.method().to_string());
+    /// Answers one request.
+    pub async fn answer(self, request: Request<kube::client::Body>) -> Response<Body> {
+        let (uri, method) = (request.uri().clone(), request.method().to_string());
+        let path = uri.path().to_owned();
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
         if path.contains("/events.k8s.io/") {
-            return Response::new(Full::from(body.to_string()));
+            return response(200, &body);
         }
-        if method != "GET" {
-            self.writes.lock().unwrap().push(format!("{method} {path}"));
+        if method == "GET" {
+            let found = self.store().objects.get(&path).map(|stored| seen(&path, &stored.live));
+            return match found {
+                Some(object) => response(200, &object),
+                None if watch::is_of_one(&path) => response(404, &not_found(&path)),
+                None => self.list_or_watch(&uri),
+            };
         }
-        let answer = match method.as_str() {
-            "PATCH" if path.ends_with("/status") => Some(self.patch_cluster(&body)),
-            "PATCH" => Some(self.apply(&path, body)),
-            "DELETE" => self.objects.lock().unwrap().remove(&path).map(|stored| stored.live),
-            "GET" if path.ends_with("/pods") || path.ends_with("/events") => {
-                Some(json!({"metadata": {}, "items": []}))
-            }
-            "GET" => self.objects.lock().unwrap().get(&path).map(|stored| seen(&path, &stored.live)),
+        self.writes.lock().unwrap().push(format!("{method} {path}"));
+        let written = match method.as_str() {
+            "PATCH" if path.ends_with("/status") => self.merge_status(&path, &body),
+            "PATCH" => Ok(self.apply(&path, body)),
+            "DELETE" => self.remove(&path, &body),
             other => panic!("{other} {path}"),
         };
-        let (code, answer) = answer.map_or_else(
-            || (404, json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404})),
-            |answer| (200, answer),
-        );
-        Response::builder().status(code).body(Full::from(answer.to_string())).unwrap()
+        written.map_or_else(|(code, failure)| response(code, &failure), |object| response(200, &object))
     }
 
-    fn patch_cluster(&self, patch: &Value) -> Value {
-        let mut cluster = self.cluster.lock().unwrap();
-        json_patch::merge(&mut cluster, patch);
-        cluster.clone()
+    fn merge_status(&self, path: &str, differences: &Value) -> Result<Value, (u16, Value)> {
+        let of_object = path.strip_suffix("/status").unwrap();
+        if !self.store().objects.contains_key(of_object) {
+            return Err((404, not_found(of_object)));
+        }
+        self.edit(of_object, |cluster| json_patch::merge(cluster, differences));
+        Ok(self.store().objects[of_object].live.clone())
     }
 
     fn apply(&self, path: &str, desired: Value) -> Value {
-        let mut objects = self.objects.lock().unwrap();
-        let before = objects.remove(path).unwrap_or_default();
-        let mut live = merged("", Some(&before.live), &before.applied, &desired);
-        if path.contains("/statefulsets/") {
-            copy_account(&mut live["spec"]["template"]["spec"]);
-        }
-        let answer = seen(path, &live);
-        objects.insert(path.to_owned(), Stored { applied: desired, live });
-        answer
-    }
-}
-
-/// `live` with `desired` applied by whoever had applied `before`.
-pub fn merged(field: &str, live: Option<&Value>, before: &Value, desired: &Value) -> Value {
-    match (live, desired) {
-        (Some(Value::Object(live)), Value::Object(desired)) if !ATOMIC.contains(&field) => {
-            let mut result = live.clone();
-            result.retain(|name, _| desired.contains_key(name) || before.get(name).is_none());
-            for (name, value) in desired {
-                result.insert(name.clone(), merged(name, live.get(name), &before[name], value));
+        self.write(|store| {
+            let before = store.objects.get(path).cloned().unwrap_or_default();
+            let mut live = merged("", Some(&before.live), &before.applied, &desired);
+            if path.contains("/statefulsets/") {
+                copy_account(&mut live["spec"]["template"]["spec"]);
             }
-            Value::Object(result)
-        }
-        (Some(Value::Array(live)), Value::Array(desired)) => {
-            let Some((_, keys)) = LIST_KEYS.iter().find(|(list, _)| *list == field) else {
-                return Value::Array(desired.clone());
-            };
-            let same = |a: &Value, b: &Value| keys.iter().all(|key| a[key] == b[key]);
-            let find = |list: &[Value], entry: &Value| list.iter().find(|found| same(found, entry)).cloned();
-            let before = before.as_array().map(Vec::as_slice).unwrap_or_default();
-            let entries = desired.iter().map(|entry| {
-                let was = find(before, entry).unwrap_or_default();
-                merged("", find(live, entry).as_ref(), &was, entry)
-            });
-            let of_others = live
-                .iter()
-                .filter(|entry| find(desired, entry).is_none() && find(before, entry).is_none())
-                .cloned();
-            entries.chain(of_others).collect()
-        }
-        (_, desired) => desired.clone(),
+            store.put(path, Stored { applied: desired, live });
+            seen(path, &store.objects[path].live)
+        })
     }
-}
 
-/// The account has an older name of its own, which fills in the newer one.
-fn copy_account(pod: &mut Value) {
-    if pod["serviceAccountName"].is_null() {
-        pod["serviceAccountName"] = pod["serviceAccount"].clone();
-    }
-    pod["serviceAccount"] = pod["serviceAccountName"].clone();
-    if pod["serviceAccount"].is_null() {
-        let pod = pod.as_object_mut().unwrap();
-        pod.retain(|field, _| !field.starts_with("serviceAccount"));
-    }
-}
-
-/// An object as it is read: with what the API server adds, and without what it does not keep.
-fn seen(path: &str, live: &Value) -> Value {
-    let mut object = live.clone();
-    object["metadata"]["uid"] = json!(format!("uid of {path}"));
-    object["metadata"]["resourceVersion"] = json!("1");
-    let default = |object: &mut Value, field: &str, value: Value| {
-        if object[field].is_null() {
-            object[field] = value;
-        }
-    };
-    let spec = &mut object["spec"];
-    if path.contains("/statefulsets/") {
-        default(spec, "revisionHistoryLimit", json!(10));
-        let pod = &mut spec["template"]["spec"];
-        default(pod, "restartPolicy", json!("Always"));
-        default(pod, "dnsPolicy", json!("ClusterFirst"));
-        default(pod, "schedulerName", json!("default-scheduler"));
-        default(pod, "securityContext", json!({}));
-        for container in pod["containers"].as_array_mut().into_iter().flatten() {
-            default(container, "imagePullPolicy", json!("IfNotPresent"));
-            default(container, "resources", json!({}));
-            default(container, "terminationMessagePath", json!("/dev/termination-log"));
-            for port in container["ports"].as_array_mut().into_iter().flatten() {
-                default(port, "protocol", json!("TCP"));
+    fn remove(&self, path: &str, options: &Value) -> Result<Value, (u16, Value)> {
+        self.write(|store| {
+            let gone = || (404, not_found(path));
+            let uid = &store.objects.get(path).ok_or_else(gone)?.live["metadata"]["uid"];
+            if options["preconditions"]["uid"] != *uid {
+                return Err((409, failure(409, "Conflict", "the uid in the precondition is another")));
             }
-            for variable in container["env"].as_array_mut().into_iter().flatten() {
-                if variable["value"] == "" {
-                    variable.as_object_mut().unwrap().remove("value");
-                }
-            }
-        }
-    } else if path.contains("/services/") {
-        default(spec, "type", json!("ClusterIP"));
-        default(spec, "sessionAffinity", json!("None"));
-        default(spec, "clusterIP", json!("10.0.0.1"));
-        for port in spec["ports"].as_array_mut().into_iter().flatten() {
-            default(port, "protocol", json!("TCP"));
-        }
+            store.remove(path).ok_or_else(gone)
+        })
     }
-    object
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap()
+    }
+
+    /// Writes, and tells those who watch.
+    fn write<T>(&self, write: impl FnOnce(&mut Store) -> T) -> T {
+        let mut store = self.store();
+        let written = write(&mut store);
+        self.told.send_replace(store.changes.len());
+        written
+    }
 }
 
-#[test]
-fn applied_as_the_real_one_does() {
-    let set = |before: Value, live: Value, desired: Value| merged("", Some(&live), &before, &desired);
-    // What is no longer stated goes; what others state stays.
-    assert_eq!(
-        set(json!({"a": 1, "b": 2}), json!({"a": 1, "b": 2, "c": 3}), json!({"a": 4})),
-        json!({"a": 4, "c": 3})
-    );
-    // Entries by key, in the order in which they are stated, behind them those of others.
-    assert_eq!(
-        set(
-            json!({"env": [{"name": "A", "value": "1"}, {"name": "B"}]}),
-            json!({"env": [{"name": "X"}, {"name": "A", "value": "1"}, {"name": "B"}]}),
-            json!({"env": [{"name": "C"}, {"name": "A"}]}),
-        ),
-        json!({"env": [{"name": "C"}, {"name": "A"}, {"name": "X"}]})
-    );
-    // All else is one value.
-    assert_eq!(
-        set(json!({}), json!({"nodeSelector": {"a": "b"}}), json!({"nodeSelector": {"c": "d"}})),
-        json!({"nodeSelector": {"c": "d"}})
-    );
-    assert_eq!(set(json!({}), json!({"args": ["a"]}), json!({"args": ["b"]})), json!({"args": ["b"]}));
+fn response(code: u16, body: &Value) -> Response<Body> {
+    Response::builder().status(code).body(Body::from(body.to_string())).unwrap()
+}
+
+fn failure(code: u16, reason: &str, message: &str) -> Value {
+    json!({"kind": "Status", "status": "Failure", "reason": reason, "message": message, "code": code})
+}
+
+fn not_found(path: &str) -> Value {
+    let mut parts = path.rsplit('/');
+    let (name, kind) = (parts.next(), parts.next());
+    let mut failure = failure(404, "NotFound", "not found");
+    failure["details"] = json!({"name": name, "kind": kind});
+    failure
 }
