@@ -23,15 +23,17 @@ use crate::world::part::{ClusterPart, HpaPart, ScaledObjectPart};
 use crate::world::{Key, World};
 
 /// The namespace of all objects.
-pub(super) const NAMESPACE: &str = "t";
+pub(crate) const NAMESPACE: &str = "t";
 /// A person.
-pub(super) const PERSON: &str = "jane";
+pub(crate) const PERSON: &str = "jane";
 /// An autoscaler.
-pub(super) const HPA_CONTROLLER: &str = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
+pub(crate) const HPA_CONTROLLER: &str = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
+/// Another one.
+pub(crate) const KEDA: &str = "system:serviceaccount:keda:keda-operator";
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Resource {
+pub(crate) enum Resource {
     Cluster,
     Scale,
     ScaledObject,
@@ -55,19 +57,19 @@ impl Resource {
 
 /// A write of one object; without `new` a deletion, without `old` a creation.
 #[derive(Clone, Debug)]
-pub(super) struct Write {
-    pub(super) resource: Resource,
-    pub(super) user: &'static str,
-    pub(super) new: Option<Value>,
-    pub(super) old: Option<Value>,
+pub(crate) struct Write {
+    pub(crate) resource: Resource,
+    pub(crate) user: &'static str,
+    pub(crate) new: Option<Value>,
+    pub(crate) old: Option<Value>,
 }
 
 impl Write {
-    pub(super) fn create(resource: Resource, new: Value) -> Self {
+    pub(crate) fn create(resource: Resource, new: Value) -> Self {
         Self { resource, user: PERSON, new: Some(new), old: None }
     }
 
-    pub(super) fn update(resource: Resource, old: Value, new: Value) -> Self {
+    pub(crate) fn update(resource: Resource, old: Value, new: Value) -> Self {
         Self { resource, user: PERSON, new: Some(new), old: Some(old) }
     }
 
@@ -98,20 +100,20 @@ impl Write {
 
 /// An answer.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) allowed: bool,
+pub(crate) struct Answer {
+    pub(crate) allowed: bool,
     /// Empty where it is allowed.
-    pub(super) message: String,
+    pub(crate) message: String,
     /// Of all refusals.
-    pub(super) fields: Vec<String>,
-    pub(super) warnings: Vec<String>,
+    pub(crate) fields: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// Empty where nothing is changed.
-    pub(super) patch: json_patch::Patch,
+    pub(crate) patch: json_patch::Patch,
 }
 
 impl Answer {
     /// The object as the patch leaves it.
-    pub(super) fn apply(&self, object: &Value) -> Value {
+    pub(crate) fn apply(&self, object: &Value) -> Value {
         let mut patched = object.clone();
         json_patch::patch(&mut patched, &self.patch).expect("the patch applies");
         patched
@@ -119,13 +121,13 @@ impl Answer {
 }
 
 /// What is there.
-pub(super) struct Plane {
-    pub(super) admission: Admission,
+pub(crate) struct Plane {
+    pub(crate) admission: Admission,
 }
 
 impl Plane {
     /// These objects, by their kind.
-    pub(super) fn new(objects: &[(Resource, Value)]) -> Self {
+    pub(crate) fn new(objects: &[(Resource, Value)]) -> Self {
         let world = World::default();
         let mut found = BTreeMap::new();
         for (resource, object) in objects {
@@ -138,11 +140,16 @@ impl Plane {
             }
             found.insert((resource.names().2.to_owned(), key.name), object.clone());
         }
+        Self::over(Arc::new(world), Live::new(api(found)))
+    }
+
+    /// What a world knows, and what live reads find.
+    pub(crate) fn over(world: Arc<World>, live: Live) -> Self {
         let admission = Admission {
-            world: Arc::new(world),
-            live: Live::new(api(found)),
+            world,
+            live,
             host_access: false,
-            autoscalers: [HPA_CONTROLLER.to_owned()].into(),
+            autoscalers: [HPA_CONTROLLER.to_owned(), KEDA.to_owned()].into(),
             mode: Mode::Deny,
             metrics: Arc::default(),
         };
@@ -150,7 +157,7 @@ impl Plane {
     }
 
     /// The answer of one webhook.
-    pub(super) async fn answer(&self, phase: Phase, write: &Write) -> Answer {
+    pub(crate) async fn answer(&self, phase: Phase, write: &Write) -> Answer {
         let body = serde_json::to_vec(&write.review()).unwrap();
         let request = Request::parse(&body).unwrap();
         let answer = self.admission.review(phase, &request).await.to_bytes(&request.uid);
@@ -178,7 +185,7 @@ impl Plane {
     }
 
     /// The answers of both webhooks, as the API server asks them: the second sees what the first has changed.
-    pub(super) async fn write(&self, write: &Write) -> (Answer, Option<Answer>) {
+    pub(crate) async fn write(&self, write: &Write) -> (Answer, Option<Answer>) {
         let first = self.answer(Phase::Mutating, write).await;
         if !first.allowed {
             return (first, None);
@@ -221,12 +228,12 @@ fn api(objects: BTreeMap<(String, String), Value>) -> kube::Client {
 }
 
 /// A cluster `name` with this spec.
-pub(super) fn cluster(name: &str, spec: &Value) -> Value {
+pub(crate) fn cluster(name: &str, spec: &Value) -> Value {
     json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name, "namespace": NAMESPACE, "resourceVersion": "1"}, "spec": spec})
 }
 
 /// A ScaledObject `name` of cluster `a` with these fields beside its target, and a sound trigger.
-pub(super) fn scaled_object(name: &str, spec: &Value) -> Value {
+pub(crate) fn scaled_object(name: &str, spec: &Value) -> Value {
     let mut object = json!({
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
@@ -239,7 +246,7 @@ pub(super) fn scaled_object(name: &str, spec: &Value) -> Value {
 }
 
 /// An HPA `name` of cluster `a`.
-pub(super) fn hpa(name: &str, min: i32, max: i32) -> Value {
+pub(crate) fn hpa(name: &str, min: i32, max: i32) -> Value {
     json!({
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {"scaleTargetRef": {"apiVersion": API_VERSION, "kind": KIND, "name": "a"}, "minReplicas": min, "maxReplicas": max},
@@ -247,6 +254,6 @@ pub(super) fn hpa(name: &str, min: i32, max: i32) -> Value {
 }
 
 /// A `/scale` of cluster `name`.
-pub(super) fn scale(name: &str, replicas: i32) -> Value {
+pub(crate) fn scale(name: &str, replicas: i32) -> Value {
     json!({"metadata": {"name": name, "namespace": NAMESPACE, "resourceVersion": "1"}, "spec": {"replicas": replicas}})
 }

@@ -276,12 +276,12 @@ fn has_the_shape_of_an_object(raw: &RawValue) -> bool {
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
-mod harness;
+pub(crate) mod harness;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod rows;
 #[cfg(test)]
-mod schema;
+pub(crate) mod schema;
 #[cfg(test)]
 mod tests;

@@ -36,7 +36,7 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
 
 /// Why the API server would not store a new cluster; empty where it would. Rules about a change need an older object
 /// and are left out.
-pub(super) fn complaints(cluster: &Value) -> Vec<String> {
+pub(crate) fn complaints(cluster: &Value) -> Vec<String> {
     let schema = &*SCHEMA;
     let mut cluster = cluster.clone();
     if cluster["spec"].is_null() {

@@ -2,6 +2,7 @@
 
 mod api_server;
 mod faults;
+mod interleaving;
 mod transitions;
 
 use std::collections::BTreeMap;

@@ -213,6 +213,19 @@ impl ApiServer {
         writes
     }
 
+    /// The cluster as it is stored, in whatever form.
+    pub fn stored(&self) -> Value {
+        self.store().objects[CLUSTER].live.clone()
+    }
+
+    /// An object as it was after so many of its changes; `None` if there were fewer. The cluster, if no path is named.
+    pub fn version(&self, path: Option<&str>, changes: usize) -> Option<Value> {
+        let path = path.unwrap_or(CLUSTER);
+        let store = self.store();
+        let of_path = store.changes.iter().filter(|change| change.path == path);
+        of_path.map(|change| &change.after).nth(changes.checked_sub(1)?)?.clone()
+    }
+
     /// What a reconciliation needs, with this server behind the client.
     pub fn context(&self) -> Context {
         Context::new(self.client(), Arc::default())

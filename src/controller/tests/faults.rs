@@ -41,7 +41,8 @@ fn is_event(what: &str) -> bool {
 }
 
 async fn process(client: Client) {
-    let (world, changed) = World::with_listener();
+    let world = World::default();
+    let changed = world.listen();
     run(client, Arc::new(world), changed, CancellationToken::new()).await;
 }
 
@@ -181,7 +182,7 @@ fn take_all(faults: fn(usize) -> Vec<Faults>) -> Trials {
 fn every_fault_at_every_write_ends_as_without_it() {
     let Trials { runs, writes } = take_all(singles);
     println!(
-        "faults × write points (scripted): {runs} runs, {} faults at each of {writes} writes, each ended as without it",
+        "row: faults × write points (scripted): {runs} runs, {} faults at each of {writes} writes, each ended as without it",
         Fault::ALL.len()
     );
     assert!(runs >= 1000, "{runs}");
@@ -192,7 +193,7 @@ fn every_fault_at_every_write_ends_as_without_it() {
 fn two_faults_end_as_without_them() {
     let Trials { runs, writes } = take_all(pairs);
     println!(
-        "pairs of faults (scripted): {runs} runs, from each of {writes} writes on, each ended as without them"
+        "row: pairs of faults (scripted): {runs} runs, from each of {writes} writes on, each ended as without them"
     );
     assert!(runs >= 1000, "{runs}");
 }
