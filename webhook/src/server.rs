@@ -7,8 +7,10 @@
 //!
 //! Architecture invariant: nothing here knows what is served. No error of one connection ends the loop.
 
+mod body;
 mod connection;
 mod open;
+mod turns;
 
 use std::io;
 use std::sync::Arc;
@@ -20,12 +22,12 @@ use rustls::server::ResolvesServerCert;
 use rustls::server::danger::ClientCertVerifier;
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use connection::{Serving, serve_connection};
+use body::Budget;
+use connection::{Serving, Tls, serve_connection};
 use open::OpenConnections;
 
 /// What is spoken on a listener.
@@ -47,12 +49,22 @@ pub struct Limits {
     /// How long a connection may be idle. Longer than the 90 s for which the API server keeps one, or writes
     /// fail on connections that are just being closed.
     pub idle: Duration,
-    /// Most connections at once. Beyond, those that never sent a request are dropped, the oldest first, then those
-    /// that have been idle for longest. Only if every one is busy, the newcomer is dropped.
+    /// How long a peer may leave an answer unread.
+    pub answer: Duration,
+    /// Most connections at once. Beyond, those that never sent a request are dropped, the oldest first; then those in
+    /// the middle of a request or an answer, if they are more than a sixteenth; then those that have been idle for longest.
+    /// Only if a request of every one is being decided, the newcomer is dropped.
     pub connections: usize,
+    /// Most bytes of bodies at once, from their coming to their answer, beyond [`ORDINARY_BODY`] of each. If more come,
+    /// those are dropped of which a part is held that has been coming for longest.
+    pub bodies: usize,
     /// Longest wait for requests in flight at the end.
     pub drain: Duration,
 }
+
+/// What of each body counts towards no limit but that of connections, in bytes. A review of an ordinary object, which is in it
+/// twice, has 2 to 10 KiB: it never waits for those of others.
+pub const ORDINARY_BODY: usize = 16 << 10;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -60,8 +72,12 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
             idle: Duration::from_mins(2),
-            // The API server keeps up to 25 idle connections a path and replica of itself.
+            answer: Duration::from_secs(10),
+            // The API server keeps up to 25 idle connections a path and replica of itself: 875 with seven paths and five
+            // replicas.
             connections: 1024,
+            // Two of the largest reviews. While one is put together, there are two copies of it.
+            bodies: 16 << 20,
             drain: Duration::from_secs(15),
         }
     }
@@ -105,10 +121,16 @@ pub fn tls_config(
 /// Serves `router` until `stop` is told to, then drains.
 pub async fn serve(listener: TcpListener, transport: Transport, router: Router, limits: Limits, stop: Stop) {
     let tls = match transport {
-        Transport::Tls(config) => Some(TlsAcceptor::from(config)),
+        Transport::Tls(config) => Some(Tls::new(config)),
         Transport::Plain => None,
     };
-    let serving = Arc::new(Serving { tls, router, limits, lame_duck: stop.lame_duck });
+    let serving = Arc::new(Serving {
+        tls,
+        budget: Budget::new(limits.bodies),
+        router,
+        limits,
+        lame_duck: stop.lame_duck,
+    });
     let connections = Arc::new(OpenConnections::new(limits.connections));
     let tasks = TaskTracker::new();
     let abort = CancellationToken::new();

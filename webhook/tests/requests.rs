@@ -241,23 +241,19 @@ async fn asks_for_the_body_where_that_is_expected() {
 }
 
 #[tokio::test]
-async fn answers_in_the_order_of_what_was_sent_at_once() {
+async fn of_what_is_sent_at_once_the_first_is_answered() {
     let server = Server::start(unreached()).await;
-    let mut peer = server.connect().await;
-    let mut at_once = Vec::new();
-    for request in [post(&review_of("a")), post("{}"), post(&review_of("panic")), post(&review_of("warn"))] {
-        at_once.extend_from_slice(&request);
-    }
-    let last = post(&review_of("last"));
-    at_once.extend_from_slice(&last[..30]);
+    let mut peer = server.connect_and_speak().await;
+    let mut at_once = post(&review_of("a"));
+    at_once.extend_from_slice(&post(&review_of("b")));
+    at_once.extend_from_slice(&post(&review_of("c")));
     peer.send(&at_once).await;
-    for (status, uid) in [(200, "uid-a"), (400, ""), (200, "uid-panic"), (200, "uid-warn")] {
-        let answer = peer.answer().await;
-        assert_eq!(answer.status, status, "{answer:?}");
-        assert!(answer.body.contains(uid), "{answer:?}");
-    }
-    peer.send(&last[30..]).await;
-    assert!(peer.answer().await.body.contains("uid-last"));
+    let answer = peer.answer().await;
+    assert!(answer.status == 200 && answer.body.contains("uid-a"), "{answer:?}");
+    let answer = peer.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (400, Some("close")));
+    assert_eq!(answer.body, "send a request after the answer to the one before it\n");
+    assert_eq!(peer.closed().await, "");
 }
 
 #[tokio::test]

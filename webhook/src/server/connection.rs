@@ -1,8 +1,10 @@
 //! One connection: its handshake, its requests one after the other, and its end.
 //!
 //! Architecture invariant: every wait for the peer has a limit, but for that of a body, which whoever reads it
-//! sets.
+//! sets. Nothing is kept for a peer without a bound.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -12,34 +14,79 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, header};
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 use tracing::debug;
 
 use super::Limits;
+use super::body::{Budget, Metered};
 use super::open::OpenConnection;
+use super::turns::Turns;
+
+/// What is buffered of a header, of a body before it is asked for, and of answers. The API server's headers are below
+/// 1 KiB; hyper's own 400 KiB, for each of as many connections as are allowed, would be all of a node's memory.
+pub(super) const BUFFER: usize = 16 << 10;
+/// What the kernel may keep of answers that nobody reads. It makes twice as much of it, which is more than any answer but
+/// one with a hundred findings; its own limit is 4 MiB.
+const SEND_BUFFER: usize = 32 << 10;
 
 /// What all connections of a server share.
 pub(super) struct Serving {
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Tls>,
+    pub budget: Budget,
     pub router: Router,
     pub limits: Limits,
     pub lame_duck: CancellationToken,
 }
 
+/// Makes TLS sessions.
+pub(super) struct Tls {
+    config: Arc<ServerConfig>,
+    /// A turn lets one handshake make its keys. That is most of what a connection costs, so that a crowd of newcomers
+    /// waits here, and not before the calls of those who are there already.
+    turns: Turns,
+}
+
+impl Tls {
+    pub fn new(config: Arc<ServerConfig>) -> Self {
+        // The other half of the processors is for those who are there.
+        let turns = std::thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2));
+        Self { config, turns: Turns::new(turns) }
+    }
+
+    async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        // Whoever has not sent the whole of their hello takes nobody's turn.
+        let turn = self.turns.turn().await;
+        let mut handshake = pin!(hello.into_stream(Arc::clone(&self.config)));
+        // The first poll makes the keys; what is left is the peer's turn.
+        let first = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
+        // The next one would begin at once, and with it all of the crowd before anybody else.
+        yield_now().await;
+        drop(turn);
+        match first {
+            Poll::Ready(done) => done,
+            Poll::Pending => handshake.await,
+        }
+    }
+}
+
 /// Serves a connection to its end.
 pub(super) async fn serve_connection(stream: TcpStream, serving: Arc<Serving>, connection: OpenConnection) {
     let connection = Arc::new(connection);
-    without_delay(&stream);
+    set_options(&stream);
     let served = async {
         let Some(tls) = &serving.tls else {
             return serve_http(stream, &serving, &connection).await;
@@ -61,30 +108,37 @@ pub(super) async fn serve_connection(stream: TcpStream, serving: Arc<Serving>, c
     }
 }
 
-/// An answer is one small write that should leave at once. A failure costs latency alone.
-fn without_delay(stream: &TcpStream) {
+/// An answer is one small write that should leave at once. A failure costs latency or memory alone.
+fn set_options(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER);
 }
 
 async fn serve_http<S>(stream: S, serving: &Serving, connection: &Arc<OpenConnection>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Serving { tls: _, router, limits, lame_duck } = serving;
+    let Serving { tls: _, budget, router, limits, lame_duck } = serving;
     let reading = Arc::new(Reading::new(Arc::clone(connection)));
     let io = TokioIo::new(Watched { stream, reading: Arc::clone(&reading) });
     let service = service_fn({
         let reading = Arc::clone(&reading);
         move |request: Request<Incoming>| {
-            reading.asked();
+            let in_turn = reading.asked();
             let (mut router, lame_duck, reading) = (router.clone(), lame_duck.clone(), Arc::clone(&reading));
             async move {
-                let mut response = router.call(request.map(Body::new)).await;
+                let held = budget.open();
+                let metered = |body| Metered::new(body, Arc::clone(&held), Arc::clone(&reading.connection));
+                let mut response = if in_turn {
+                    router.call(request.map(|body| Body::new(metered(body)))).await?
+                } else {
+                    out_of_turn()
+                };
                 reading.answered();
-                if let (Ok(response), true) = (&mut response, lame_duck.is_cancelled()) {
+                if lame_duck.is_cancelled() {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
-                response
+                Ok::<_, Infallible>(response)
             }
         }
     });
@@ -92,6 +146,7 @@ where
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.idle)
+            .max_buf_size(BUFFER)
             .serve_connection(io, service)
     );
     let mut leaving = false;
@@ -105,8 +160,12 @@ where
                 }
                 return;
             }
-            () = reading.overdue(limits.header) => {
+            () = reading.overdue(HEADER, limits.header) => {
                 debug!("connection closed: a request's header did not come in time");
+                return;
+            }
+            () = reading.overdue(STUCK, limits.answer) => {
+                debug!("connection closed: an answer was not read in time");
                 return;
             }
             () = connection.leave.cancelled(), if !leaving => {
@@ -120,12 +179,22 @@ where
     }
 }
 
+/// The end of a connection on which a request came before the last one was answered. The API server never does that, and
+/// whoever does needs no answer to go on: they could have as many decisions made as they can send requests.
+fn out_of_turn() -> Response<Body> {
+    let mut response = Response::new(Body::from("send a request after the answer to the one before it\n"));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 /// Where a connection is between two requests.
 #[derive(Debug)]
 struct Reading {
     connection: Arc<OpenConnection>,
-    /// One of the three states below.
+    /// One of the four states below.
     state: AtomicU8,
+    /// Told to both who wait for a state to last too long.
     changed: Notify,
 }
 
@@ -135,6 +204,8 @@ const IDLE: u8 = 0;
 const HEADER: u8 = 1;
 /// A request is being answered; what is read now is its body, which has a deadline of its own.
 const ANSWERING: u8 = 2;
+/// It is answered, and the peer does not take the answer.
+const STUCK: u8 = 3;
 
 impl Reading {
     fn new(connection: Arc<OpenConnection>) -> Self {
@@ -143,33 +214,53 @@ impl Reading {
 
     /// Bytes came in.
     fn received(&self) {
-        if self.state.compare_exchange(IDLE, HEADER, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        if self.moves(IDLE, HEADER) {
             self.connection.begins_request();
-            self.changed.notify_one();
         }
     }
 
-    fn asked(&self) {
+    /// Whether the header that is there came in after the last answer, and not before it.
+    fn asked(&self) -> bool {
         self.connection.asked();
-        self.now(ANSWERING);
+        let before = self.state.swap(ANSWERING, Ordering::AcqRel);
+        self.changed.notify_waiters();
+        before == HEADER
     }
 
     fn answered(&self) {
         self.connection.answered();
-        self.now(IDLE);
+        self.state.store(IDLE, Ordering::Release);
+        self.changed.notify_waiters();
     }
 
-    fn now(&self, state: u8) {
-        self.state.store(state, Ordering::Release);
-        self.changed.notify_one();
+    /// What is written waits for the peer, or does not any more.
+    fn written<T>(&self, poll: Poll<T>) -> Poll<T> {
+        if poll.is_pending() {
+            if self.moves(IDLE, STUCK) {
+                self.connection.stuck();
+            }
+        } else if self.moves(STUCK, IDLE) {
+            self.connection.answered();
+        }
+        poll
     }
 
-    /// Resolves once a header has been under way for longer than `limit`.
-    async fn overdue(&self, limit: Duration) {
+    fn moves(&self, from: u8, to: u8) -> bool {
+        let moved = self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if moved {
+            self.changed.notify_waiters();
+        }
+        moved
+    }
+
+    /// Resolves once this state has lasted for longer than `limit`.
+    async fn overdue(&self, state: u8, limit: Duration) {
         loop {
-            if self.state.load(Ordering::Acquire) != HEADER {
-                self.changed.notified().await;
-            } else if timeout(limit, self.changed.notified()).await.is_err() {
+            // Before the look: what changes after it is not missed.
+            let changed = self.changed.notified();
+            if self.state.load(Ordering::Acquire) != state {
+                changed.await;
+            } else if timeout(limit, changed).await.is_err() {
                 return;
             }
         }
@@ -199,10 +290,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.reading.written(poll)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let poll = Pin::new(&mut self.stream).poll_flush(cx);
+        self.reading.written(poll)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
@@ -212,7 +305,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.reading.written(poll)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
@@ -226,12 +320,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn answers_are_not_held_back_by_nagle() {
+    async fn answers_are_not_held_back_by_nagle_and_not_kept_by_the_megabyte() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let _peer = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a peer");
         let (stream, _) = listener.accept().await.expect("the peer");
         assert!(!stream.nodelay().expect("an option"), "the system's default");
-        without_delay(&stream);
+        set_options(&stream);
         assert!(stream.nodelay().expect("an option"));
+        let size = rustix::net::sockopt::socket_send_buffer_size(&stream).expect("an option");
+        assert_eq!(size, 2 * SEND_BUFFER);
     }
 }
