@@ -145,6 +145,21 @@ pub struct RunArgs {
     #[arg(long, env = "PLAIN_LISTEN", default_value = "0.0.0.0:8080")]
     pub plain_listen: SocketAddr,
 
+    /// File with the CAs (PEM) of whoever may call the webhooks. Without it, everybody may who reaches the port; with it, the
+    /// API server must be told to show a certificate (docs/security.md).
+    #[arg(long, env = "CLIENT_CA_FILE", value_name = "PATH")]
+    pub client_ca_file: Option<PathBuf>,
+
+    /// Common name that a client certificate must have; may be repeated. Without any, every certificate of the CAs will do.
+    #[arg(
+        long = "client-name",
+        env = "CLIENT_NAMES",
+        value_name = "CN",
+        value_delimiter = ',',
+        requires = "client_ca_file"
+    )]
+    pub client_names: Vec<String>,
+
     /// User that scales on behalf of an autoscaler; may be repeated. Its counts are moved to the nearest bound
     /// instead of being refused.
     #[arg(

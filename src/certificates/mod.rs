@@ -6,12 +6,14 @@
 //! - [`secret`]: the Secret that holds the CA: read, and written step by step.
 //! - [`issued`]: one turn where leaves are issued by that CA.
 //! - [`files`]: one turn where the leaf is read from mounted files.
+//! - [`clients`]: the file with the CAs of whoever may call.
 //! - [`mod@run`]: the loop that takes a turn whenever something may have changed.
 //!
 //! **Architecture invariant:** what is to be done is decided in the crate `certs`, and what to patch in a plain
 //! function; what is here reads, compares and writes, and only on a difference. Every replica runs it: whichever comes
 //! second finds nothing left to write. `docs/certificates.md` tells the whole of it.
 
+pub mod clients;
 pub mod clock;
 pub mod files;
 pub mod injection;

@@ -14,6 +14,7 @@ use axum::routing::get;
 use certs::rotation::Policy;
 use jiff::Timestamp;
 use kube::{Client, Config};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -26,6 +27,7 @@ use webhook::server::{Limits, Stop, Transport, serve, tls_config};
 
 use crate::admit::{Admission, Endpoint, Phase};
 use crate::args::RunArgs;
+use crate::certificates::clients::ClientFile;
 use crate::certificates::{self, CertificateSettings, Certificates, Source};
 use crate::leader::{self, Candidate, Fence, LeaseApi, TermError, fenced_client};
 use crate::telemetry::{Metrics, start_logging};
@@ -91,11 +93,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         mode: args.admission_mode,
         metrics,
     });
-    let tls = tls_config(Arc::clone(&resolver) as _, b"http/1.1", None);
-    let limits = Limits { drain: args.drain, ..Limits::default() };
+    let clients = ClientFile::open(args.client_ca_file.as_deref(), &args.client_names)?;
+    let verifier = clients.as_ref().map(|file| file.clients() as _);
+    let tls = tls_config(Arc::clone(&resolver) as _, b"http/1.1", verifier);
+    let limits = Limits { drain: args.drain, connections: connections()?, ..Limits::default() };
     let stop = Stop { lame_duck: stopping.clone(), ..Stop::default() };
 
-    let mut listed = synced.subscribe();
+    let listed = synced.subscribe();
     let watches = tokio::spawn(world::watch::run(client.clone(), Arc::clone(&world), synced));
     let (leading, leading_seen) = watch::channel(false);
     let certificates = tokio::spawn(certificates::run(Certificates {
@@ -107,26 +111,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         own_time: Box::new(Timestamp::now),
         metrics: certificate_metrics,
     }));
-    let mut leadership = tokio::spawn({
-        let stopping = stopping.clone();
-        async move {
-            // What drives a cluster is part of its status: without all of it, a restart would write what it did not
-            // see. An error is the end of the watches, which ends the process by itself.
-            tokio::select! {
-                Ok(_) = listed.wait_for(|synced| *synced == Synced::ALL) => {}
-                () = stopping.cancelled() => return Ok(()),
-            }
-            let lead = |ending| {
-                let term = Term::begin(&leading);
-                // All clusters are looked at when a term begins, so only what changes from here on is to be told.
-                let work =
-                    controller::run(leaders_client.clone(), Arc::clone(&world), world.listen(), ending);
-                async move {
-                    work.await;
-                    drop(term);
-                }
-            };
-            leader::run(&candidate, lead, stopping).await
+    let mut leadership =
+        tokio::spawn(lead(candidate, leaders_client, world, listed, leading, stopping.clone()));
+    let client_file = tokio::spawn(async move {
+        match clients {
+            Some(file) => file.follow().await,
+            None => std::future::pending().await,
         }
     });
     let routes = admission_routes(&admission);
@@ -140,6 +130,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         ended = watches => return Err(unexpected("watches", ended)),
         ended = certificates => return Err(unexpected("certificates", ended)),
         ended = &mut leadership => return Err(unexpected("leadership", ended)),
+        ended = client_file => return Err(unexpected("the file of client CAs", ended)),
         ended = plain => return Err(unexpected("health and metrics", ended)),
     }
     info!(grace_seconds = args.grace.as_secs(), "stopping: not ready any more, still serving");
@@ -193,6 +184,33 @@ async fn clients(fence: &Fence) -> anyhow::Result<Clients> {
     Ok(Clients { client, leaders, without_retry: Client::try_from(config)? })
 }
 
+/// Reconciles whenever this replica leads, and tells `leading` of it.
+async fn lead(
+    candidate: Candidate<LeaseApi>,
+    client: Client,
+    world: Arc<World>,
+    mut listed: watch::Receiver<Synced>,
+    leading: watch::Sender<bool>,
+    stopping: CancellationToken,
+) -> Result<(), TermError> {
+    // What drives a cluster is part of its status: without all of it, a restart would write what it did not see. An error
+    // is the end of the watches, which ends the process by itself.
+    tokio::select! {
+        Ok(_) = listed.wait_for(|synced| *synced == Synced::ALL) => {}
+        () = stopping.cancelled() => return Ok(()),
+    }
+    let lead = |ending| {
+        let term = Term::begin(&leading);
+        // All clusters are looked at when a term begins, so only what changes from here on is to be told.
+        let work = controller::run(client.clone(), Arc::clone(&world), world.listen(), ending);
+        async move {
+            work.await;
+            drop(term);
+        }
+    };
+    leader::run(&candidate, lead, stopping).await
+}
+
 /// Tells others of the process for as long as it exists that this replica leads.
 struct Term(watch::Sender<bool>);
 
@@ -207,6 +225,18 @@ impl Drop for Term {
     fn drop(&mut self) {
         self.0.send_replace(false);
     }
+}
+
+/// How many connections the admission port may have: half of the files that may be open, which are as many as the system
+/// lets us have. Without a free one no connection is taken, and so nobody makes room for another.
+fn connections() -> anyhow::Result<usize> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        setrlimit(Resource::Nofile, limit).context("raising the limit of open files")?;
+    }
+    let files = limit.current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    Ok(Limits::default().connections.min(files / 2))
 }
 
 /// Serves on for the grace period, while the Service still leads here, then finishes what is in flight.

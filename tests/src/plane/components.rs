@@ -92,7 +92,35 @@ pub fn apiserver(spec: &Spec) -> Component {
         // A write is in the log before its answer is: counting needs no waiting.
         args.set("audit-log-mode", "blocking");
         args.set("profiling", "false");
+        if spec.webhook_client.is_some() {
+            args.path("admission-control-config-file", &spec.state.config("admission.json"));
+        }
     })
+}
+
+/// What tells the API server to show a certificate to webhooks: the file that `docs/security.md` has.
+pub fn admission_configuration(spec: &Spec) -> String {
+    let plugin = |name: &str| {
+        serde_json::json!({"name": name, "configuration": {
+            "apiVersion": "apiserver.config.k8s.io/v1", "kind": "WebhookAdmissionConfiguration",
+            "kubeConfigFile": spec.state.config("webhook-client")}})
+    };
+    serde_json::json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration",
+        "plugins": [plugin("MutatingAdmissionWebhook"), plugin("ValidatingAdmissionWebhook")],
+    })
+    .to_string()
+}
+
+/// Which certificate it shows to the operator's webhooks; users are named after the hosts that they are for.
+pub fn webhook_kubeconfig(spec: &Spec) -> String {
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Config",
+        "users": [{"name": "*.vllm-operator-system.svc", "user": {
+            "client-certificate": spec.state.pki("webhook-client.crt"),
+            "client-key": spec.state.pki("webhook-client.key")}}],
+    })
+    .to_string()
 }
 
 /// The controller manager: each controller under its own service account, as in a real cluster.

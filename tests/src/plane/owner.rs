@@ -43,6 +43,9 @@ pub struct PlaneOptions {
     pub testbed_exe: PathBuf,
     /// The operator's program, for pods of its image.
     pub operator_exe: Option<PathBuf>,
+    /// The common name of the certificate that the API server shows to the operator's webhooks; by default it shows none.
+    /// It is of the plane's own CA.
+    pub webhook_client: Option<String>,
     /// Command template of a real engine, in place of the simulated one.
     pub engine: Option<String>,
     /// Whether a component that ends is started again, as after a kill; otherwise the plane ends with it.
@@ -61,6 +64,7 @@ impl PlaneOptions {
             state_dir: None,
             testbed_exe: testbed_exe.into(),
             operator_exe: None,
+            webhook_client: None,
             engine: None,
             restarts: false,
             hpa_downscale_stabilization: Duration::from_secs(10),
@@ -100,6 +104,7 @@ impl Plane {
             state_dir,
             testbed_exe,
             operator_exe,
+            webhook_client,
             engine,
             restarts,
             hpa_downscale_stabilization,
@@ -113,6 +118,7 @@ impl Plane {
             binaries,
             testbed_exe,
             operator_exe,
+            webhook_client,
             engine,
             restarts,
             hpa_downscale_stabilization,
@@ -343,6 +349,13 @@ fn write_files(spec: &Spec, outer_port: u16) -> anyhow::Result<()> {
             let server = format!("https://127.0.0.1:{outer_port}");
             write_private(&state.kubeconfig(), &components::kubeconfig(&server, ca, &pair))?;
         }
+    }
+    if let Some(name) = &spec.webhook_client {
+        let pair = pki.authority.client(name, None)?;
+        write_private(&state.pki("webhook-client.crt"), &pair.certificate)?;
+        write_private(&state.pki("webhook-client.key"), &pair.key)?;
+        write_private(&state.config("webhook-client"), &components::webhook_kubeconfig(spec))?;
+        write_private(&state.config("admission.json"), &components::admission_configuration(spec))?;
     }
     write_private(&state.config("audit-policy.json"), components::AUDIT_POLICY)?;
     write_private(&state.config("Corefile"), &components::corefile(spec))?;

@@ -22,6 +22,9 @@ pub struct Spec {
     pub testbed_exe: PathBuf,
     /// The operator's program, behind its image.
     pub operator_exe: Option<PathBuf>,
+    /// The common name of the certificate that the API server shows to the operator's webhooks, if it is to show one.
+    #[serde(default)]
+    pub webhook_client: Option<String>,
     /// Command template of a real engine in place of the simulated one.
     pub engine: Option<String>,
     /// Whether a component that ends is started again.
