@@ -6,8 +6,10 @@
 
 mod admission;
 mod availability;
+mod bench_abuse;
 mod bench_control;
 mod certificates;
+mod client_certificates;
 mod closed_loop;
 mod daily_use;
 mod interference;
@@ -147,11 +149,13 @@ fn shared() -> Vec<(&'static str, Scenario)> {
 fn alone() -> Vec<(&'static str, suite::Alone)> {
     vec![
         ("keda_optional::keda_comes_and_goes", || Box::pin(keda_optional::comes_and_goes())),
+        ("bench_abuse::a_short_one", || Box::pin(bench_abuse::short())),
         ("bench_control::a_small_one", || Box::pin(bench_control::small())),
         ("availability::rotations_lose_nothing", || Box::pin(availability::row(Kind::Rotations, 2))),
         ("availability::rolling_restarts_lose_nothing", || Box::pin(availability::row(Kind::Restarts, 1))),
         ("availability::another_leads_in_time", || Box::pin(availability::row(Kind::Kills, 4))),
         ("availability::outages_pass", || Box::pin(availability::row(Kind::Outages, 2))),
+        ("client_certificates::are_demanded_of_the_api_server", || Box::pin(client_certificates::demanded())),
         ("plane_itself::a_warm_start_is_ready_in_time", || {
             Box::pin(plane_itself::a_warm_start_is_ready_in_time())
         }),

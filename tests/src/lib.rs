@@ -3,10 +3,11 @@
 //! Reading order: [`parts`] (the programs, built from pinned modules), [`plane`] (a control plane, from its owner's side and
 //! from its inside), [`namespaces`] and [`pki`] (what it stands on); [`node`] with [`images`] and [`sandbox`] (pods as
 //! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated); [`addons`] (KEDA, Prometheus, the operator);
-//! [`by_hand`], [`demo`] and [`bench_control`] with [`hollow`] (the commands).
+//! [`by_hand`], [`demo`], [`bench_control`] with [`hollow`], and [`bench_abuse`] (the commands).
 
 pub mod addons;
 pub mod availability;
+pub mod bench_abuse;
 pub mod bench_control;
 pub mod by_hand;
 pub mod demo;

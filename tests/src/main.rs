@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use testbed::plane::{enter, inside};
-use testbed::{availability, bench_control, by_hand, demo, engine, load, parts, sandbox};
+use testbed::{availability, bench_abuse, bench_control, by_hand, demo, engine, load, parts, sandbox};
 
 /// A Kubernetes control plane of your own, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -27,6 +27,8 @@ enum Command {
     BenchControl(bench_control::BenchControl),
     /// Three replicas of the operator and bad days for them: what is lost, and who leads after how long.
     BenchAvailability(availability::BenchAvailability),
+    /// Hostile connections to the admission port: what they do to the API server's calls, and to memory.
+    BenchAbuse(bench_abuse::BenchAbuse),
     /// Builds the control plane's parts into the cache.
     Build,
     /// Starts a plane and leaves it running.
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Engine { args } => return engine::main(&args),
         Command::Demo(demo) => demo::main(&demo),
         Command::BenchAvailability(bench) => availability::main(&bench),
+        Command::BenchAbuse(bench) => bench_abuse::main(&bench),
         Command::BenchControl(bench) => bench_control::main(&bench),
         Command::Handshakes(handshakes) => availability::handshakes::main(&handshakes),
         Command::Load(load) => load::main(load),

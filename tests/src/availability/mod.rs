@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::bench_abuse::{self, BenchAbuse};
 use crate::parts::operator_binary;
 use crate::plane::{Plane, PlaneOptions};
 
@@ -50,6 +51,8 @@ pub enum Kind {
     Kills,
     /// The API server and etcd killed.
     Outages,
+    /// Hostile connections, as `bench-abuse` makes them.
+    Abuse,
     /// What needs no plane: simulations and scripted API servers.
     Simulated,
 }
@@ -60,7 +63,7 @@ impl Kind {
     /// How often it is tried.
     fn trials(self) -> usize {
         match self {
-            Self::Simulated => 1,
+            Self::Abuse | Self::Simulated => 1,
             Self::Rotations | Self::Kills => 100,
             Self::Restarts => 30,
             Self::Outages => 20,
@@ -112,11 +115,22 @@ pub fn main(bench: &BenchAvailability) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let mut broken = 0;
         for kind in rows {
-            if kind == Kind::Simulated {
-                for row in tokio::task::spawn_blocking(simulated::rows).await?? {
-                    println!("ok     {row}");
+            match kind {
+                Kind::Abuse => {
+                    let abuse = || bench_abuse::main(&BenchAbuse::default());
+                    if let Err(error) = tokio::task::spawn_blocking(abuse).await? {
+                        println!("BROKEN hostile connections: {error:#}");
+                        broken += 1;
+                    }
+                    continue;
                 }
-                continue;
+                Kind::Simulated => {
+                    for row in tokio::task::spawn_blocking(simulated::rows).await?? {
+                        println!("ok     {row}");
+                    }
+                    continue;
+                }
+                Kind::Rotations | Kind::Restarts | Kind::Kills | Kind::Outages => {}
             }
             let row = run(kind, bench.trials.unwrap_or(kind.trials()), bench.rate, std::env::current_exe()?)
                 .await?;
@@ -145,7 +159,7 @@ pub async fn run(
         Kind::Restarts => restarts::try_them(&plane, trials, rate).await,
         Kind::Kills => kills::try_them(&plane, trials).await,
         Kind::Outages => outages::try_them(&plane, trials, rate).await,
-        Kind::Simulated => Err(anyhow::anyhow!("it needs no plane")),
+        Kind::Abuse | Kind::Simulated => Err(anyhow::anyhow!("it needs no plane")),
     };
     // A row that came to no end leaves its logs.
     let row = row?;
