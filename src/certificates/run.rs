@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::pace::Steady;
+use crate::pace::{self, Steady};
 use crate::telemetry::CertificateMetrics;
 
 use super::files::{self, FromFiles};
@@ -219,7 +219,7 @@ where
 {
     let kind = K::kind(&()).into_owned();
     let name = name.to_owned();
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let config = pace::watching().fields(&format!("metadata.name={name}"));
     let mut failing = None;
     watcher(api, config)
         .backoff(Steady)

@@ -34,11 +34,8 @@ use crate::telemetry::{Metrics, start_logging};
 use crate::world::World;
 use crate::world::live::Live;
 use crate::world::watch::Synced;
-use crate::{controller, world};
+use crate::{controller, pace, world};
 
-/// How long any one response of the API server may be awaited. Watches are bounded by the server at 295 s, so
-/// this does not cut them off.
-const READ_TIMEOUT: Duration = Duration::from_mins(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most connections to the plain port: every probe of a kubelet and every Prometheus has room, and a crowd takes few
@@ -176,7 +173,7 @@ struct Clients {
 async fn clients(fence: &Fence) -> anyhow::Result<Clients> {
     let mut config =
         Config::infer().await.context("no kubeconfig and no service account to reach the API server with")?;
-    config.read_timeout = Some(READ_TIMEOUT);
+    config.read_timeout = Some(pace::READ_TIMEOUT);
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let client = Client::try_from(config.clone())?;
     let leaders = fenced_client(config.clone(), fence)?;

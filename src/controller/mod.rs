@@ -30,7 +30,6 @@ use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +41,7 @@ use crate::api::names::{
 };
 use crate::api::{AutoscalingStatus, VLLMCluster, VLLMClusterSpec, VLLMClusterStatus};
 use crate::objects::{InvalidCluster, ValidatedCluster};
-use crate::pace::Steady;
+use crate::pace::{self, Steady};
 use crate::policy::cluster::Spec;
 use crate::policy::{self, Bounds, Scaler};
 use crate::world::{ForeignHpa, Key, Leaving, Target, World};
@@ -224,15 +223,14 @@ pub async fn run(
         let Key { namespace, name } = changed.recv().await?;
         Some((ObjectRef::new(&name).within(&namespace), changed))
     });
-    let ours = watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={OPERATOR}"));
+    let ours = pace::watching().labels(&format!("{LABEL_MANAGED_BY}={OPERATOR}"));
     let clusters = Api::<DeserializeGuard<VLLMCluster>>::all(client.clone());
     // A pod's condition may change where no count of the StatefulSet does. That it has is all that is watched.
-    let servers =
-        watcher::Config::default().labels(&format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}"));
+    let servers = pace::watching().labels(&format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}"));
     // A pod that is refused leaves nothing behind but an event, which comes after the count that lacks it.
-    let refusals = watcher::Config::default().fields("reason=FailedCreate,involvedObject.kind=StatefulSet");
+    let refusals = pace::watching().fields("reason=FailedCreate,involvedObject.kind=StatefulSet");
     let context = Arc::new(Context::new(client.clone(), world));
-    Controller::new(clusters, watcher::Config::default())
+    Controller::new(clusters, pace::watching())
         .watches(Api::<PartialObjectMeta<StatefulSet>>::all(client.clone()), ours.clone(), |set| {
             clusters_of(&set.metadata)
         })

@@ -11,9 +11,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, PostParams};
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Event, watcher};
 
-use crate::pace::Steady;
+use crate::pace::{self, Steady};
 
 use super::record::holder;
 
@@ -77,7 +77,7 @@ impl LeaseStore for LeaseApi {
     }
 
     fn vacancies(&self) -> BoxStream<'static, ()> {
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
+        let config = pace::watching().fields(&format!("metadata.name={}", self.name));
         watcher(self.watch.clone(), config)
             .backoff(Steady)
             .filter_map(|event| {

@@ -20,7 +20,7 @@ use tokio::sync::watch::Sender;
 use tracing::{info, warn};
 
 use crate::api::names::{LABEL_ADMISSION, SCALED_OBJECT_CRD};
-use crate::pace::Steady;
+use crate::pace::{self, Steady};
 use crate::policy::{Mode, Scaler};
 
 use super::part::{ClusterPart, HpaPart, ScaledObjectPart};
@@ -172,7 +172,7 @@ impl Sink<PartialObjectMeta<Namespace>> for Namespaces {
 
 /// Fills `world` for as long as it is polled.
 pub async fn run(client: Client, world: Arc<World>, synced: Sender<Synced>) {
-    let all = watcher::Config::default;
+    let all = pace::watching;
     let labelled = all().labels(LABEL_ADMISSION);
     let clusters = feed(Clusters(Arc::clone(&world)), events::<ClusterPart>(client.clone(), all()), &synced);
     let hpas = feed(Hpas(Arc::clone(&world)), events::<HpaPart>(client.clone(), all()), &synced);
@@ -184,7 +184,7 @@ pub async fn run(client: Client, world: Arc<World>, synced: Sender<Synced>) {
 /// was removed never lists again, so it starts and ends with the CRD.
 async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
     let crds = Api::<PartialObjectMeta<CustomResourceDefinition>>::all(client.clone());
-    let only = watcher::Config::default().fields(&format!("metadata.name={SCALED_OBJECT_CRD}"));
+    let only = pace::watching().fields(&format!("metadata.name={SCALED_OBJECT_CRD}"));
     let mut crds = pin!(watcher(crds, only).backoff(Steady));
     let mut feeding: Option<BoxFuture<'_, ()>> = None;
     let mut listed = false;
@@ -223,7 +223,7 @@ async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
             feeding = Some(
                 feed(
                     Scalers(Arc::clone(&world)),
-                    events::<ScaledObjectPart>(client.clone(), watcher::Config::default()),
+                    events::<ScaledObjectPart>(client.clone(), pace::watching()),
                     synced,
                 )
                 .boxed(),
