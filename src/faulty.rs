@@ -21,6 +21,8 @@ use tokio::task::JoinHandle;
 use tower::retry::RetryLayer;
 use tower::{BoxError, ServiceBuilder};
 
+use crate::resume::Resume;
+
 /// When a write arrives that its client has given up: after any timeout of a call, and before the longest retry.
 const LATE: Duration = Duration::from_secs(20);
 
@@ -159,6 +161,7 @@ impl Faulty {
     fn client(&self) -> Client {
         let (faulty, life) = (self.clone(), self.state().killed);
         let service = ServiceBuilder::new()
+            .layer(Resume::default())
             .layer(RetryLayer::new(RetryPolicy::server_retry()))
             .service_fn(move |request| faulty.clone().pass(life, request));
         Client::new(service, "default")

@@ -7,7 +7,7 @@
 //! 5. [`objects`] and [`controller`]: from a cluster to its StatefulSet and Services, and back to its status.
 //! 6. [`certificates`]: the CA's Secret, the served leaf, the injected bundle.
 //! 7. [`leader`]: which of the replicas reconciles.
-//! 8. [`pace`]: how often a failed watch is tried again.
+//! 8. [`pace`] and [`resume`]: how long a watch lasts, and how it goes on after whatever ended it.
 //! 9. [`args`], [`telemetry`] and [`commands`]: how it is started and what it tells.
 
 pub mod admit;
@@ -20,6 +20,7 @@ pub mod leader;
 pub mod objects;
 pub mod pace;
 pub mod policy;
+pub mod resume;
 pub mod telemetry;
 pub mod world;
 

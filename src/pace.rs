@@ -9,7 +9,7 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
 
 /// Between two attempts. A handful of watches at this pace are no load for an API server that comes back.
-const RETRY: Duration = Duration::from_secs(2);
+pub const RETRY: Duration = Duration::from_secs(2);
 
 /// After so many seconds the API server ends a watch, having told how far it came; one that has said nothing for five
 /// seconds longer is given up. So a connection that died without a word is found, and what it lacked is known, within a

@@ -34,7 +34,7 @@ use crate::telemetry::{Metrics, start_logging};
 use crate::world::World;
 use crate::world::live::Live;
 use crate::world::watch::Synced;
-use crate::{controller, pace, world};
+use crate::{controller, pace, resume, world};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -175,7 +175,7 @@ async fn clients(fence: &Fence) -> anyhow::Result<Clients> {
         Config::infer().await.context("no kubeconfig and no service account to reach the API server with")?;
     config.read_timeout = Some(pace::READ_TIMEOUT);
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    let client = Client::try_from(config.clone())?;
+    let client = resume::client(config.clone())?;
     let leaders = fenced_client(config.clone(), fence)?;
     config.default_retry = false;
     Ok(Clients { client, leaders, without_retry: Client::try_from(config)? })

@@ -17,8 +17,7 @@ use tower::buffer::BufferLayer;
 use tower::retry::RetryLayer;
 use tower::{BoxError, Layer, Service};
 
-/// Requests that wait for their turn in a fenced client, as many as in kube's own.
-const BUFFER: usize = 1024;
+use crate::resume::{BUFFER, Resume};
 
 /// Open for as long as this process leads. Clones are one fence.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +51,7 @@ pub fn fenced_client(mut config: Config, fence: &Fence) -> kube::Result<Client> 
         .with_layer(fence)
         .with_layer(&BufferLayer::new(BUFFER))
         .with_layer(&RetryLayer::new(RetryPolicy::server_retry()))
+        .with_layer(&Resume::default())
         .build();
     Ok(client)
 }
