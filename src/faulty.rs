@@ -14,13 +14,13 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use futures::future::BoxFuture;
 use kube::Client;
-use kube::client::retry::RetryPolicy;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tower::retry::RetryLayer;
 use tower::{BoxError, ServiceBuilder};
 
+use crate::pace;
 use crate::resume::Resume;
 
 /// When a write arrives that its client has given up: after any timeout of a call, and before the longest retry.
@@ -162,7 +162,7 @@ impl Faulty {
         let (faulty, life) = (self.clone(), self.state().killed);
         let service = ServiceBuilder::new()
             .layer(Resume::default())
-            .layer(RetryLayer::new(RetryPolicy::server_retry()))
+            .layer(RetryLayer::new(pace::repeats()))
             .service_fn(move |request| faulty.clone().pass(life, request));
         Client::new(service, "default")
     }

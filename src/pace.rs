@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use kube::client::retry::RetryPolicy;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
 
@@ -19,9 +20,21 @@ const WATCH_SECONDS: u32 = 40;
 /// How long a connection may be silent while it is waited for: longer than a watch may.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(50);
 
+/// Longest wait, but for chance, before a request that was turned away (429, 503, 504) is sent again.
+const REPEAT_CEILING: Duration = Duration::from_secs(4);
+/// How often such a request is sent again before it has failed.
+const REPEATS: u32 = 5;
+
 /// A watch of everything, to be narrowed.
 pub fn watching() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+/// When a client sends a request again by itself. kube's own waits double up to a quarter of an hour: whoever met a long
+/// outage in that way would sleep through the end of it.
+pub fn repeats() -> RetryPolicy {
+    let policy = RetryPolicy::new(RETRY / 4, REPEAT_CEILING, REPEATS, true);
+    policy.expect("the floor is below the ceiling")
 }
 
 /// The same wait before every attempt.

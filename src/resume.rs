@@ -17,7 +17,6 @@ use axum::http::{Request, Response, StatusCode, Uri};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use kube::client::ClientBuilder;
-use kube::client::retry::RetryPolicy;
 use kube::{Client, Config};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -25,18 +24,18 @@ use tower::buffer::BufferLayer;
 use tower::retry::RetryLayer;
 use tower::{BoxError, Layer, Service, ServiceExt as _};
 
-use crate::pace::RETRY;
+use crate::pace::{self, RETRY};
 
 /// Requests that wait for their turn, as many as in kube's own client.
 pub const BUFFER: usize = 1024;
 
-/// A client that repeats what was turned away, and whose watches go on as they should.
+/// A client that repeats at our pace what was turned away, and whose watches go on as they should.
 pub fn client(mut config: Config) -> kube::Result<Client> {
-    // kube would do so behind what sees to watches.
+    // kube would do so at its own pace.
     config.default_retry = false;
     let client = ClientBuilder::try_from(config)?
         .with_layer(&BufferLayer::new(BUFFER))
-        .with_layer(&RetryLayer::new(RetryPolicy::server_retry()))
+        .with_layer(&RetryLayer::new(pace::repeats()))
         .with_layer(&Resume::default())
         .build();
     Ok(client)

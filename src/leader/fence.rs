@@ -10,13 +10,13 @@ use std::task::{Context, Poll};
 
 use futures::future::{Either, Ready, ready};
 use kube::client::ClientBuilder;
-use kube::client::retry::RetryPolicy;
 use kube::{Client, Config};
 use tokio::time::Instant;
 use tower::buffer::BufferLayer;
 use tower::retry::RetryLayer;
 use tower::{BoxError, Layer, Service};
 
+use crate::pace;
 use crate::resume::{BUFFER, Resume};
 
 /// Open for as long as this process leads. Clones are one fence.
@@ -50,7 +50,7 @@ pub fn fenced_client(mut config: Config, fence: &Fence) -> kube::Result<Client> 
     let client = ClientBuilder::try_from(config)?
         .with_layer(fence)
         .with_layer(&BufferLayer::new(BUFFER))
-        .with_layer(&RetryLayer::new(RetryPolicy::server_retry()))
+        .with_layer(&RetryLayer::new(pace::repeats()))
         .with_layer(&Resume::default())
         .build();
     Ok(client)
