@@ -1,6 +1,7 @@
 //! Whole reconciliations against a scripted API server: what is written, and that nothing else is.
 
 mod api_server;
+mod bad_days;
 mod faults;
 mod interleaving;
 mod transitions;

@@ -3,6 +3,7 @@
 //! Architecture invariant: one field manager alone writes here. What conflicts of several do is tried on the real one.
 //! It answers every request; what goes wrong on the way is [`crate::faulty`]'s.
 
+mod conditional;
 mod fields;
 mod watch;
 
@@ -11,6 +12,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt as _;
 use kube::Client;
@@ -148,10 +150,11 @@ impl ApiServer {
 
     /// Collects what belongs to a cluster that is gone.
     pub fn collect(&self) {
-        let lives = self.store().objects.get(CLUSTER).map(|stored| stored.live["metadata"]["uid"].clone());
+        let uid = |stored: &Stored| stored.live["metadata"]["uid"].clone();
+        let live: Vec<_> = self.store().objects.values().map(uid).collect();
         let gone = |object: &Value| {
             let owner = &object["metadata"]["ownerReferences"][0]["uid"];
-            owner.is_string() && lives.as_ref() != Some(owner)
+            owner.is_string() && !live.contains(owner)
         };
         let paths: Vec<_> = {
             let store = self.store();
@@ -245,9 +248,11 @@ impl ApiServer {
     pub async fn answer(self, request: Request<kube::client::Body>) -> Response<Body> {
         let (uri, method) = (request.uri().clone(), request.method().to_string());
         let path = uri.path().to_owned();
+        let is_json_patch =
+            request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json-patch+json");
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
-        if path.contains("/events.k8s.io/") {
+        if path.contains("/events.k8s.io/") || path == "/version" {
             return response(200, &body);
         }
         if method == "GET" {
@@ -261,7 +266,10 @@ impl ApiServer {
         self.writes.lock().unwrap().push(format!("{method} {path}"));
         let written = match method.as_str() {
             "PATCH" if path.ends_with("/status") => self.merge_status(&path, &body),
+            "PATCH" if is_json_patch => self.patch(&path, body),
             "PATCH" => Ok(self.apply(&path, body)),
+            "POST" => self.create_new(&path, body),
+            "PUT" => self.replace(&path, body),
             "DELETE" => self.remove(&path, &body),
             other => panic!("{other} {path}"),
         };

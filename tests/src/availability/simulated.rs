@@ -14,6 +14,7 @@ const TESTS: &[&[&str]] = &[
     &["--package", "certs", "--test", "simulation"],
     &["--package", "vllm-operator", "--lib", "leader::simulation"],
     &["--package", "vllm-operator", "--lib", "controller::tests::faults"],
+    &["--package", "vllm-operator", "--lib", "controller::tests::bad_days"],
     &["--package", "vllm-operator", "--lib", "controller::tests::interleaving"],
 ];
 

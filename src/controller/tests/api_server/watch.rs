@@ -4,37 +4,53 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Query;
 use axum::http::{Response, Uri};
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
 
 use super::{ApiServer, Change, response, seen};
 
+/// Group and version of a path, and what follows them but the namespace: a kind, or a kind and a name.
+fn parts(path: &str) -> (String, Vec<&str>) {
+    let all: Vec<_> = path.split('/').collect();
+    let (group, rest) = all.split_at(if path.starts_with("/api/") { 3 } else { 4 });
+    let rest = if rest[0] == "namespaces" && rest.len() > 2 { &rest[2..] } else { rest };
+    (group.join("/"), rest.to_vec())
+}
+
 /// Whether a path is of one object.
 pub fn is_of_one(path: &str) -> bool {
-    path.split_once("/namespaces/").is_some_and(|(_, rest)| rest.split('/').count() == 3)
+    parts(path).1.len() == 2
 }
 
 /// The path of all objects of the kind, in all namespaces, of which this is one.
 fn collection(path: &str) -> String {
-    let (group, rest) = path.split_once("/namespaces/").unwrap();
-    format!("{group}/{}", rest.split('/').nth(1).unwrap())
+    let (group, rest) = parts(path);
+    format!("{group}/{}", rest[0])
 }
 
 /// Which objects are asked for.
 struct Asked {
     collection: String,
     /// A label and its value, if one is asked for.
-    label: Option<(String, String)>,
+    label: Option<(String, Option<String>)>,
+    /// The one name that is asked for, if one is.
+    name: Option<String>,
 }
 
 impl Asked {
     fn has(&self, path: &str, object: &Value) -> bool {
         let labels = &object["metadata"]["labels"];
         collection(path) == self.collection
-            && self.label.as_ref().is_none_or(|(name, value)| labels[name] == value.as_str())
+            && self.name.as_ref().is_none_or(|name| object["metadata"]["name"] == name.as_str())
+            && self.label.as_ref().is_none_or(|(name, value)| match value {
+                Some(value) => labels[name] == value.as_str(),
+                None => labels[name].is_string(),
+            })
     }
 
     /// The event of a change, for one who asks so.
@@ -55,14 +71,23 @@ impl ApiServer {
     pub(super) fn list_or_watch(&self, uri: &Uri) -> Response<Body> {
         let Query(query) = Query::<BTreeMap<String, String>>::try_from_uri(uri).unwrap();
         let path = uri.path();
-        let selector = query.get("labelSelector").and_then(|selector| selector.split_once('='));
+        // Of several labels, the first tells enough.
+        let label = |selector: &String| {
+            let first = selector.split(',').next().unwrap();
+            let (name, value) = first.split_once('=').unzip();
+            (name.unwrap_or(first).to_owned(), value.map(str::to_owned))
+        };
+        let name = query.get("fieldSelector").and_then(|fields| fields.strip_prefix("metadata.name="));
         let asked = Asked {
-            collection: if path.contains("/namespaces/") { collection(path) } else { path.to_owned() },
-            label: selector.map(|(name, value)| (name.to_owned(), value.to_owned())),
+            collection: collection(path),
+            label: query.get("labelSelector").map(label),
+            name: name.map(str::to_owned),
         };
         if query.get("watch").is_some_and(|watch| watch == "true") {
             let from = query["resourceVersion"].parse().unwrap();
-            return self.watch(asked, from);
+            let life =
+                query.get("timeoutSeconds").map(|seconds| Duration::from_secs(seconds.parse().unwrap()));
+            return self.watch(asked, from, life);
         }
         let store = self.store();
         let objects = store.objects.iter().map(|(path, stored)| (path, seen(path, &stored.live)));
@@ -72,24 +97,38 @@ impl ApiServer {
         response(200, &json!({"metadata": {"resourceVersion": version}, "items": items}))
     }
 
-    fn watch(&self, asked: Asked, from: usize) -> Response<Body> {
-        let start = (self.clone(), self.told.subscribe(), asked, from);
-        let events = futures::stream::unfold(start, |(server, mut told, asked, mut next)| async move {
-            loop {
-                let change = server.store().changes.get(next).cloned();
-                match change {
-                    Some(change) => {
+    fn watch(&self, asked: Asked, from: usize, life: Option<Duration>) -> Response<Body> {
+        let end = life.map(|life| Instant::now() + life);
+        let start = (self.clone(), self.told.subscribe(), asked, from, Some(from));
+        let events =
+            futures::stream::unfold(start, move |(server, mut told, asked, mut next, open)| async move {
+                let from = open?;
+                let told_of = |event: &Value| Ok::<_, Infallible>(format!("{event}\n"));
+                loop {
+                    let change = server.store().changes.get(next).cloned();
+                    if let Some(change) = change {
                         next += 1;
                         let Some(event) = asked.event(&change, next) else { continue };
-                        let line = Ok::<_, Infallible>(format!("{event}\n"));
-                        return Some((line, (server, told, asked, next)));
+                        return Some((told_of(&event), (server, told, asked, next, open)));
                     }
-                    None => {
-                        told.changed().await.ok()?;
+                    let changed = async { told.changed().await.ok() };
+                    let Some(end) = end else {
+                        changed.await?;
+                        continue;
+                    };
+                    match timeout_at(end, changed).await {
+                        Ok(changed) => changed?,
+                        // How far it came, unless the watch is ahead of all that there is: such a one hears nothing.
+                        Err(_) if server.store().changes.len() < from => return None,
+                        Err(_) => {
+                            let metadata = json!({"resourceVersion": next.to_string()});
+                            let object = json!({"kind": "Any", "apiVersion": "v1", "metadata": metadata});
+                            let bookmark = json!({"type": "BOOKMARK", "object": object});
+                            return Some((told_of(&bookmark), (server, told, asked, next, None)));
+                        }
                     }
                 }
-            }
-        });
+            });
         Response::new(Body::from_stream(events))
     }
 }
