@@ -55,12 +55,12 @@ use status::Drivers;
 const CONCURRENCY: u16 = 8;
 /// First wait after a failure; it doubles up to [`RETRY_CEILING`].
 const RETRY_FLOOR: Duration = Duration::from_secs(1);
-/// Longest wait after a failure.
-const RETRY_CEILING: Duration = Duration::from_mins(1);
+/// Longest wait after a failure: whatever ends, its end is found out within a minute, calls included.
+const RETRY_CEILING: Duration = Duration::from_secs(30);
 /// First wait after a refusal that a person must lift, as by a raised quota; it doubles up to [`REFUSED_CEILING`].
 const REFUSED_FLOOR: Duration = Duration::from_secs(10);
-/// Longest wait after such a refusal.
-const REFUSED_CEILING: Duration = Duration::from_mins(5);
+/// Longest wait after such a refusal. Nobody says when it is lifted, as when a role is given back.
+const REFUSED_CEILING: Duration = Duration::from_secs(45);
 /// How often to look again at an object of somebody else: its removal has no event that reaches us.
 const FOREIGN_RETRY: Duration = Duration::from_secs(15);
 /// How often to look again at what is being deleted.

@@ -66,6 +66,9 @@ fn cases() -> Vec<Case> {
         case("connections that are half open, for a moment", Day::Silent, Duration::from_secs(1)),
         case("connections that are half open", Day::Silent, short),
         case("403", Day::Answered(403), short),
+        // So long that waits which double would have grown beyond a minute.
+        case("403 to writes", Day::WritesAnswered(403), Duration::from_secs(380)),
+        case("500 to writes", Day::WritesAnswered(500), Duration::from_secs(380)),
         case("429 with Retry-After", Day::Answered(429), short),
         case("500", Day::Answered(500), short),
         case("503 for ten minutes", Day::Answered(503), long),

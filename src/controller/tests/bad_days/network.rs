@@ -43,6 +43,8 @@ pub enum Day {
     Refused,
     /// All is answered with this code.
     Answered(u16),
+    /// All is answered but writes, which are answered with this code; that of the Lease is not.
+    WritesAnswered(u16),
     /// There is no such kind.
     NoKind(&'static str),
 }
@@ -85,7 +87,7 @@ impl Network {
         }
         let cut = match day {
             // What the day before has left open stays so.
-            Day::Good => return,
+            Day::Good | Day::WritesAnswered(_) => return,
             Day::Gone | Day::GoneInPages => Cut::Gone,
             Day::Refused => Cut::Break,
             Day::Silent => Cut::Silence,
@@ -143,6 +145,9 @@ impl Network {
             }
             Day::Refused => Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
             Day::Answered(code) => Ok(status(code)),
+            Day::WritesAnswered(code) if request.method() != "GET" && !uri.path().contains("/leases") => {
+                Ok(status(code))
+            }
             Day::NoKind(kind) if uri.path().split('/').any(|part| part == kind) => Ok(status(404)),
             _ if is_watch => Ok(self.watched(self.server.clone().answer(request).await)),
             _ => Ok(self.server.clone().answer(request).await),
