@@ -25,8 +25,13 @@ pub async fn install(plane: &Plane, settings: &[(&str, &str)]) -> anyhow::Result
     addons::install_keda_types(plane).await?;
     addons::install_operator(plane).await?;
     addons::scale_operator(plane, 0).await?;
-    // What was made before the settings were there does not follow them.
-    plane.kubectl(&["-n", NAMESPACE, "delete", "secret/vllm-operator-ca", "--ignore-not-found"]).ok().await?;
+    if settings.iter().any(|(name, _)| name.starts_with("CA_")) {
+        // What was made before the settings were there does not follow them.
+        plane
+            .kubectl(&["-n", NAMESPACE, "delete", "secret/vllm-operator-ca", "--ignore-not-found"])
+            .ok()
+            .await?;
+    }
     let settings: Vec<_> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mut args = vec!["-n", NAMESPACE, "set", "env", "deployment/vllm-operator"];
     args.extend(settings.iter().map(String::as_str));
