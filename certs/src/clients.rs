@@ -25,7 +25,7 @@ use crate::pem::{self, PemError};
 pub enum ClientsError {
     /// The text holds no whole certificate.
     #[error("it must hold the CA certificates of clients as PEM: {0}")]
-    Text(#[from] PemError),
+    Text(PemError),
     /// One of them cannot be trusted as a CA.
     #[error("certificate {position} in it is no X.509 certificate of a CA")]
     NotACa {
@@ -62,7 +62,7 @@ impl Clients {
 
 fn verifier(text: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, ClientsError> {
     let mut roots = RootCertStore::empty();
-    for (index, certificate) in pem::certificates(text)?.into_iter().enumerate() {
+    for (index, certificate) in pem::certificates(text).map_err(ClientsError::Text)?.into_iter().enumerate() {
         let not_a_ca = ClientsError::NotACa { position: index + 1 };
         // What is trusted may be any certificate for rustls; one that may not sign would let in nobody.
         let is_ca = matches!(X509Certificate::from_der(&certificate), Ok(([], parsed)) if parsed.is_ca());
