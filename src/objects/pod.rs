@@ -28,7 +28,7 @@ pub const SHM: &str = "shm";
 /// Where it is mounted.
 const CACHE_PATH: &str = "/model-cache";
 /// The accelerator where the spec names none.
-const ACCELERATOR: &str = "nvidia.com/gpu";
+pub const ACCELERATOR: &str = "nvidia.com/gpu";
 /// Period of the startup probe, in seconds: a small model is up soon after it can be.
 const STARTUP_PERIOD: i32 = 2;
 /// How long loading a model may take, where the spec does not say, in seconds.

@@ -4,7 +4,7 @@
 //! Architecture invariant: judges the JSON of a pod template by itself; whether the installation allows it is known to the
 //! caller.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::api::names::KIND;
 
@@ -32,15 +32,16 @@ const SYSCTLS: [&str; 10] = [
 const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// What a pod template has of it.
-pub fn findings(template: &Value) -> Vec<Finding> {
+pub fn findings(template: &Map<String, Value>) -> Vec<Finding> {
+    let part = |name| template.get(name).unwrap_or(&Value::Null);
     let mut fields = Vec::new();
-    let annotations = template["metadata"]["annotations"].as_object().into_iter().flatten();
+    let annotations = part("metadata")["annotations"].as_object().into_iter().flatten();
     fields.extend(
         annotations
             .filter(|(name, value)| unconfined(name, value))
             .map(|(name, _)| format!("{TEMPLATE}.metadata.annotations[{name}]")),
     );
-    let pod = &template["spec"];
+    let pod = part("spec");
     let path = format!("{TEMPLATE}.spec");
     for field in ["hostNetwork", "hostPID", "hostIPC"] {
         if pod[field] == true {
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
 
     fn fields(template: &Value) -> Vec<String> {
-        let found = findings(template).into_iter();
+        let found = findings(template.as_object().unwrap()).into_iter();
         found.map(|finding| finding.field.trim_start_matches("spec.podTemplate.").to_owned()).collect()
     }
 

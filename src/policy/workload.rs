@@ -13,7 +13,7 @@ use crate::api::names::{
 };
 use crate::api::workload::UpdateType;
 use crate::objects::arguments::{drains, image, owned, port};
-use crate::objects::pod::{CACHE, SHM, parallel, stated_accelerators};
+use crate::objects::pod::{ACCELERATOR, CACHE, SHM, parallel, stated_accelerators};
 
 use super::{Clause, Finding, Outcome, Rule, host_access};
 
@@ -23,9 +23,11 @@ pub(super) const TEMPLATE: &str = "spec.podTemplate";
 /// Judges the workload part of a write. What the spec before it had wrong already is warned about. `host_access`: the
 /// installation lets pods reach into their node.
 pub fn check(new: &VLLMClusterSpec, old: Option<&VLLMClusterSpec>, host_access: bool) -> Outcome {
-    let older = old.map(|old| findings(old, host_access)).unwrap_or_default();
     let mut outcome = Outcome::default();
-    for finding in findings(new, host_access) {
+    let found = findings(new, host_access);
+    // Most writes have nothing wrong that could be older.
+    let older = old.filter(|_| !found.is_empty()).map(|old| findings(old, host_access)).unwrap_or_default();
+    for finding in found {
         let unchanged = old.is_some_and(|old| older.contains(&finding) && untouched(&finding, new, old));
         let excused = unchanged && Clause::OlderWorkload.in_force();
         outcome.refuse_unless(excused, finding);
@@ -56,7 +58,7 @@ fn findings(spec: &VLLMClusterSpec, host_access: bool) -> Vec<Finding> {
         labels(&part("metadata")["labels"], &mut found);
         pod(part("spec"), spec, &mut found);
         if !host_access {
-            found.extend(host_access::findings(&Value::Object(template.0.clone())));
+            found.extend(host_access::findings(&template.0));
         }
     }
     found
@@ -99,7 +101,7 @@ fn accelerators(spec: &VLLMClusterSpec, found: &mut Vec<Finding>) {
                 format!("{count} are too few: {needs}; use {parallel} or more, or leave count out"),
             ));
         }
-        let name = accelerator.resource.as_deref().unwrap_or("nvidia.com/gpu");
+        let name = accelerator.resource.as_deref().unwrap_or(ACCELERATOR);
         if stated_accelerators(spec).any(|(stated, _)| stated == name) {
             found.push(Finding::new(
                 Rule::AcceleratorTwice,
@@ -234,19 +236,28 @@ const PROTECTED_OF_CONTAINER: &[(&str, &str)] = &[
     ("/lifecycle/preStop", "state spec.drainSeconds: the pause before it belongs to the operator"),
     ("/startupProbe/periodSeconds", "state spec.startupSeconds, from which it follows"),
     ("/startupProbe/failureThreshold", "state spec.startupSeconds, from which it follows"),
-    ("/startupProbe/httpGet", "leave it out: the probes ask for /health; their times may be stated"),
-    ("/startupProbe/exec", "leave it out: the probes ask for /health; their times may be stated"),
-    ("/startupProbe/tcpSocket", "leave it out: the probes ask for /health; their times may be stated"),
-    ("/startupProbe/grpc", "leave it out: the probes ask for /health; their times may be stated"),
-    ("/readinessProbe/httpGet", "leave it out: the probes ask for /health; their times may be stated"),
-    ("/readinessProbe/exec", "leave it out: the probes ask for /health; their times may be stated"),
-    ("/readinessProbe/tcpSocket", "leave it out: the probes ask for /health; their times may be stated"),
-    ("/readinessProbe/grpc", "leave it out: the probes ask for /health; their times may be stated"),
-    ("/livenessProbe/httpGet", "leave it out: the probes ask for /health; their times may be stated"),
-    ("/livenessProbe/exec", "leave it out: the probes ask for /health; their times may be stated"),
-    ("/livenessProbe/tcpSocket", "leave it out: the probes ask for /health; their times may be stated"),
-    ("/livenessProbe/grpc", "leave it out: the probes ask for /health; their times may be stated"),
 ];
+
+/// What probes, and how; the operator's all ask for `/health`.
+const PROBES: [&str; 3] = ["startupProbe", "readinessProbe", "livenessProbe"];
+const PROBE_HANDLERS: [&str; 4] = ["httpGet", "exec", "tcpSocket", "grpc"];
+
+/// What a container that serves states and may not.
+fn serving(container: &Value, path: &str, found: &mut Vec<Finding>) {
+    for (pointer, instead) in PROTECTED_OF_CONTAINER {
+        if container.pointer(pointer).is_some_and(|value| !value.is_null()) {
+            found.push(protected(format!("{path}{}", pointer.replace('/', ".")), instead));
+        }
+    }
+    for probe in PROBES {
+        for handler in PROBE_HANDLERS.into_iter().filter(|handler| !container[probe][*handler].is_null()) {
+            found.push(protected(
+                format!("{path}.{probe}.{handler}"),
+                "leave it out: the probes ask for /health; their times may be stated",
+            ));
+        }
+    }
+}
 
 fn pod(pod: &Value, spec: &VLLMClusterSpec, found: &mut Vec<Finding>) {
     let path = format!("{TEMPLATE}.spec");
@@ -265,11 +276,7 @@ fn pod(pod: &Value, spec: &VLLMClusterSpec, found: &mut Vec<Finding>) {
         let path = format!("{path}.containers[{at}]");
         let serves = container["name"] == CONTAINER;
         if serves {
-            for (pointer, instead) in PROTECTED_OF_CONTAINER {
-                if container.pointer(pointer).is_some_and(|value| !value.is_null()) {
-                    found.push(protected(format!("{path}{}", pointer.replace('/', ".")), instead));
-                }
-            }
+            serving(container, &path, found);
             let names = list(&container["env"]).map(|variable| variable["name"].as_str().unwrap_or_default());
             twice_set(&format!("{path}.env"), names, spec, found);
         }
