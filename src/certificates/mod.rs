@@ -107,4 +107,4 @@ impl CertificateError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -23,9 +23,9 @@ use super::issued::FromSecret;
 use super::run::Turn;
 use super::*;
 
-const SECRET: &str = "/api/v1/namespaces/n/secrets/ca";
-const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/w";
-const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/w";
+pub const SECRET: &str = "/api/v1/namespaces/n/secrets/ca";
+pub const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/w";
+pub const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/w";
 
 pub fn settings() -> CertificateSettings {
     CertificateSettings {

@@ -1,20 +1,15 @@
 //! The closed loop: HTTP load → queue → Prometheus → KEDA → HPA → `/scale` → StatefulSet → pods → status, and back.
 
-use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use futures::TryStreamExt as _;
-use kube::Api;
-use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::json;
 use testbed::load;
 use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
-use vllm_operator::api::VLLMCluster;
 
-use super::suite::{apply, cluster, forget, get, kubectl, namespace, scaled_object, until};
+use super::suite::{apply, cluster, follow, forget, get, kubectl, namespace, scaled_object, until};
 
 const NS: &str = "closed-loop";
 const HPA: &str = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
@@ -66,19 +61,13 @@ pub async fn up_and_down(plane: &Plane) -> anyhow::Result<()> {
 
 /// Every count of the cluster from now on.
 async fn watch_counts(plane: &Plane) -> anyhow::Result<Arc<Mutex<Vec<i32>>>> {
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let sink = Arc::clone(&seen);
-    let api = Api::<VLLMCluster>::namespaced(plane.client().await?, NS);
-    tokio::spawn(async move {
-        let mut clusters = pin!(watcher(api, watcher::Config::default()).applied_objects());
-        while let Ok(Some(cluster)) = clusters.try_next().await {
-            let Ok(mut seen) = sink.lock() else { return };
-            let count = cluster.spec.replicas.unwrap_or_default();
-            if seen.last() != Some(&count) {
-                seen.push(count);
-            }
+    let seen = follow(plane, NS, |seen: &mut Vec<i32>, cluster| {
+        let count = cluster.spec.replicas.unwrap_or_default();
+        if seen.last() != Some(&count) {
+            seen.push(count);
         }
-    });
+    })
+    .await?;
     let first = Arc::clone(&seen);
     eventually("the watch sees the cluster", Deadline::after(TURN), || async {
         first.lock().is_ok_and(|seen| !seen.is_empty()).then_some(()).ok_or_else(|| "nothing".to_owned())

@@ -7,11 +7,12 @@ use axum::http::Method;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DeleteParams;
 use kube::{Api, Client};
-use rustix::process::{Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use testbed::addons::scale_operator;
+use testbed::availability::operator::process;
+use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
-use testbed::plane::{Plane, Process};
 
 use super::owned::{OPERATOR, send};
 use super::suite::{PATIENCE, apply, cluster, forget, kubectl, namespace, start_operator, until};
@@ -84,13 +85,6 @@ async fn pods(plane: &Plane) -> anyhow::Result<Vec<String>> {
     Ok(pods.split(' ').map(str::to_owned).collect())
 }
 
-fn process_of(plane: &Plane, pod: &str) -> anyhow::Result<Process> {
-    let processes = plane.processes("vllm-operator")?;
-    let mut of_pod =
-        processes.into_iter().filter(|process| process.variable("POD_NAME").as_deref() == Some(pod));
-    of_pod.next().with_context(|| format!("no process of {pod}"))
-}
-
 /// Somebody reconciles: a new cluster gets what it needs.
 async fn reconciled(plane: &Plane, ns: &str, name: &str) -> anyhow::Result<()> {
     apply(plane, ns, &cluster(name, "")).await?;
@@ -150,9 +144,9 @@ pub async fn killed(plane: &Plane) -> anyhow::Result<()> {
     let leadership = Leadership::of_three(plane).await?;
     namespace(plane, NS).await?;
     let former = leadership.holder().await?;
-    let process = process_of(plane, pod_of(&former))?;
+    let killed = process(plane, pod_of(&former))?;
     let since = Instant::now();
-    kill_process(process.pid(), Signal::KILL)?;
+    killed.signal(Signal::KILL)?;
     leadership.followed(&former, since, TAKE_OVER).await?;
     // Its container is started again meanwhile.
     scale_operator(plane, REPLICAS).await?;
@@ -184,7 +178,7 @@ pub async fn paused(plane: &Plane) -> anyhow::Result<()> {
     namespace(plane, NS).await?;
     let former = leadership.holder().await?;
     let pod = pod_of(&former).to_owned();
-    let process = process_of(plane, &pod)?;
+    let paused = process(plane, &pod)?;
     let by_pod = |writes: Vec<testbed::plane::Write>| {
         writes.into_iter().filter(|write| write.pod == pod && write.code < 300).collect::<Vec<_>>()
     };
@@ -193,14 +187,14 @@ pub async fn paused(plane: &Plane) -> anyhow::Result<()> {
     let many: Vec<_> = (0..12).map(|index| cluster(&format!("c-{index}"), "")).collect();
     apply(plane, NS, &many.join("---\n")).await?;
     let since = Instant::now();
-    kill_process(process.pid(), Signal::STOP)?;
+    paused.signal(Signal::STOP)?;
     let followed = async {
         leadership.followed(&former, since, TAKE_OVER).await?;
         reconciled(plane, NS, "by-the-next").await
     };
     let followed = followed.await;
     let before = [by_pod(plane.writes_by(OPERATOR)?), by_pod(plane.lease_writes_by(OPERATOR)?)];
-    kill_process(process.pid(), Signal::CONT)?;
+    paused.signal(Signal::CONT)?;
     followed?;
     eventually("the former leader knows", Deadline::after(PATIENCE), || async {
         match leadership.says_it_leads(&pod).await {

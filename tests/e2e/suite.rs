@@ -1,12 +1,15 @@
 //! What the scenarios share: one plane, and short words for what they all do.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::TryStreamExt as _;
+use kube::Api;
+use kube::runtime::{WatchStreamExt as _, watcher};
 use libtest_mimic::Failed;
 use serde_json::Value;
 use testbed::addons;
@@ -14,6 +17,7 @@ use testbed::parts::operator_binary;
 use testbed::plane::wait::{Deadline, eventually};
 use testbed::plane::{Kubectl, Plane, PlaneOptions};
 use tokio::runtime::Runtime;
+use vllm_operator::api::VLLMCluster;
 
 /// The program `testbed`, which cargo built beside this test.
 pub const TESTBED: &str = env!("CARGO_BIN_EXE_testbed");
@@ -134,6 +138,25 @@ pub async fn forget(plane: &Plane, name: &str) -> anyhow::Result<()> {
 pub async fn get(plane: &Plane, namespace: &str, what: &str) -> anyhow::Result<Value> {
     let text = kubectl(plane, namespace, &format!("get {what} -o json")).ok().await?;
     serde_json::from_str(&text).with_context(|| format!("{what} as JSON"))
+}
+
+/// Notes of each state of the namespace's clusters from now on what `note` makes of it.
+pub async fn follow<T: Default + Send + 'static>(
+    plane: &Plane,
+    namespace: &str,
+    note: impl Fn(&mut T, VLLMCluster) + Send + 'static,
+) -> anyhow::Result<Arc<Mutex<T>>> {
+    let seen = Arc::<Mutex<T>>::default();
+    let sink = Arc::clone(&seen);
+    let api = Api::<VLLMCluster>::namespaced(plane.client().await?, namespace);
+    tokio::spawn(async move {
+        let mut clusters = pin!(watcher(api, watcher::Config::default()).applied_objects());
+        while let Ok(Some(cluster)) = clusters.try_next().await {
+            let Ok(mut seen) = sink.lock() else { return };
+            note(&mut seen, cluster);
+        }
+    });
+    Ok(seen)
 }
 
 /// Waits until every JSON pointer of an object has its value.

@@ -120,22 +120,13 @@ impl World {
             .map(|index| Replica {
                 at: At::Idle,
                 wake: random.between(0, 5_000),
-                started: 0,
                 own_offset: if faults.month_ahead && index == 0 {
                     MONTH
                 } else {
                     random.between(-600_000, 600_000) / 2
                 },
                 leading: several_lead || index == 0,
-                before: Timestamp::UNIX_EPOCH,
-                configurations: Default::default(),
-                secret: (0, None),
-                state: None,
-                known: Known::default(),
-                leaf: None,
-                ready: false,
-                due: None,
-                told: None,
+                ..Replica::gone()
             })
             .collect();
         let configuration = || Configuration {

@@ -6,6 +6,11 @@ use super::super::CallError;
 use super::*;
 use crate::objects::fixture::validated;
 
+/// The status of a cluster that wants so many replicas, that had this one, and whose StatefulSet came to this at that second.
+fn told(replicas: i32, before: &VLLMClusterStatus, set: Outcome, second: i64) -> VLLMClusterStatus {
+    status(&validated(replicas), before, &applied(set), &Drivers::default(), at(second))
+}
+
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_790_000_000 + seconds).unwrap()
 }
@@ -73,8 +78,7 @@ fn refused(code: u16) -> CallError {
 #[case::refused_for_good(Outcome::Failed(refused(422)), [false, false, true])]
 #[case::refused_for_now(Outcome::Failed(refused(500)), [false, true, false])]
 fn conditions_of(#[case] set: Outcome, #[case] expected: [bool; 3]) {
-    let status =
-        status(&validated(3), &VLLMClusterStatus::default(), &applied(set), &Drivers::default(), at(0));
+    let status = told(3, &VLLMClusterStatus::default(), set, 0);
     assert_eq!(holds(&status), expected, "{:#?}", status.conditions);
     assert_eq!(status.selector, "app=vllm-cluster,cluster=my-cluster,component=vllm-server");
     assert_eq!(status.observed_generation, Some(1));
@@ -86,8 +90,7 @@ fn conditions_of(#[case] set: Outcome, #[case] expected: [bool; 3]) {
 #[case::starting(set(1, 1, 3, 1, 3, true), "Starting", "1 of 3 pods are ready")]
 #[case::not_seen(set(2, 1, 3, 3, 3, true), "Progressing", "has not seen the spec yet")]
 fn why_it_is_reconciling(#[case] set: Outcome, #[case] reason: &str, #[case] says: &str) {
-    let status =
-        status(&validated(3), &VLLMClusterStatus::default(), &applied(set), &Drivers::default(), at(0));
+    let status = told(3, &VLLMClusterStatus::default(), set, 0);
     let condition = condition(&status, CONDITION_RECONCILING);
     assert_eq!(condition.reason, reason);
     assert!(condition.message.contains(says), "{condition:?}");
@@ -111,27 +114,14 @@ fn ready_needs_the_lower_bound() {
 
 #[test]
 fn growth_does_not_make_a_serving_cluster_unready() {
-    let serving = status(
-        &validated(1),
-        &VLLMClusterStatus::default(),
-        &applied(set(1, 1, 1, 1, 1, true)),
-        &Drivers::default(),
-        at(0),
-    );
+    let serving = told(1, &VLLMClusterStatus::default(), set(1, 1, 1, 1, 1, true), 0);
     assert_eq!(holds(&serving), [true, false, false]);
     // The StatefulSet has its new spec, and its controller has not looked yet.
-    let growing =
-        status(&validated(4), &serving, &applied(set(2, 1, 1, 1, 1, true)), &Drivers::default(), at(9));
+    let growing = told(4, &serving, set(2, 1, 1, 1, 1, true), 9);
     assert_eq!(holds(&growing), [true, true, false]);
     assert_eq!(condition(&growing, CONDITION_READY).last_transition_time, Time(at(0)));
     // Without having been ready, the same counts are not enough.
-    let unknown = status(
-        &validated(4),
-        &VLLMClusterStatus::default(),
-        &applied(set(2, 1, 1, 1, 1, true)),
-        &Drivers::default(),
-        at(9),
-    );
+    let unknown = told(4, &VLLMClusterStatus::default(), set(2, 1, 1, 1, 1, true), 9);
     assert!(!holds(&unknown)[0]);
 }
 
@@ -152,21 +142,14 @@ fn ready_counts_pods_of_the_current_spec(#[case] set: Outcome, #[case] ready: bo
 
 #[test]
 fn new_pods_are_not_ready_before_the_statefulset_has_taken_them() {
-    let serving = status(
-        &validated(1),
-        &VLLMClusterStatus::default(),
-        &applied(set(1, 1, 1, 1, 1, true)),
-        &Drivers::default(),
-        at(0),
-    );
+    let serving = told(1, &VLLMClusterStatus::default(), set(1, 1, 1, 1, 1, true), 0);
     let written = with_template(set(2, 1, 1, 1, 1, true), &json!("new"));
     let before = with_template(set(1, 1, 1, 1, 1, true), &json!("old"));
     let changed = status(&validated(1), &serving, &over(before, written), &Drivers::default(), at(1));
     assert_eq!(holds(&changed), [false, true, false]);
     assert_eq!(condition(&changed, CONDITION_READY).reason, "SpecNotTaken");
     // Seen again before the StatefulSet controller has looked: still not.
-    let again =
-        status(&validated(1), &changed, &applied(set(2, 1, 1, 1, 1, true)), &Drivers::default(), at(2));
+    let again = told(1, &changed, set(2, 1, 1, 1, 1, true), 2);
     assert!(!holds(&again)[0]);
 }
 
@@ -181,13 +164,7 @@ fn a_failed_write_says_nothing_of_what_serves(
     #[case] same_pods: bool,
     #[case] expected: [bool; 3],
 ) {
-    let serving = status(
-        &validated(1),
-        &VLLMClusterStatus::default(),
-        &applied(set(1, 1, 1, 1, 1, true)),
-        &Drivers::default(),
-        at(0),
-    );
+    let serving = told(1, &VLLMClusterStatus::default(), set(1, 1, 1, 1, 1, true), 0);
     let live = if same_pods { template(&validated(1)) } else { json!("old") };
     let before = with_template(set(1, 1, 2, 2, 2, true), &live);
     let after = status(
@@ -203,13 +180,7 @@ fn a_failed_write_says_nothing_of_what_serves(
 
 #[test]
 fn what_cannot_be_seen_for_a_moment_stays_ready() {
-    let serving = status(
-        &validated(1),
-        &VLLMClusterStatus::default(),
-        &applied(set(1, 1, 1, 1, 1, true)),
-        &Drivers::default(),
-        at(0),
-    );
+    let serving = told(1, &VLLMClusterStatus::default(), set(1, 1, 1, 1, 1, true), 0);
     let ready = |cluster: &ValidatedCluster, code| {
         holds(&status(
             cluster,
@@ -225,8 +196,7 @@ fn what_cannot_be_seen_for_a_moment_stays_ready() {
     assert!(!ready(&changed, 500), "nothing is known of another spec");
     assert!(!ready(&validated(1), 403), "somebody has to look");
     let never = VLLMClusterStatus { observed_generation: Some(1), ..VLLMClusterStatus::default() };
-    let unseen =
-        status(&validated(1), &never, &applied(Outcome::Failed(refused(500))), &Drivers::default(), at(1));
+    let unseen = told(1, &never, Outcome::Failed(refused(500)), 1);
     assert!(!holds(&unseen)[0], "what was not ready does not become so");
 }
 
@@ -240,32 +210,18 @@ fn a_service_that_has_to_wait_is_reconciling() {
 
 #[test]
 fn an_unchanged_cluster_has_an_unchanged_status() {
-    let first = status(
-        &validated(3),
-        &VLLMClusterStatus::default(),
-        &applied(set(1, 1, 3, 3, 3, true)),
-        &Drivers::default(),
-        at(0),
-    );
-    let second =
-        status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), &Drivers::default(), at(100));
+    let first = told(3, &VLLMClusterStatus::default(), set(1, 1, 3, 3, 3, true), 0);
+    let second = told(3, &first, set(1, 1, 3, 3, 3, true), 100);
     assert_eq!(patch(Some(&first), &second), None);
 }
 
 #[test]
 fn a_patch_holds_what_differs() {
-    let first = status(
-        &validated(3),
-        &VLLMClusterStatus::default(),
-        &applied(set(1, 1, 3, 2, 3, true)),
-        &Drivers::default(),
-        at(0),
-    );
+    let first = told(3, &VLLMClusterStatus::default(), set(1, 1, 3, 2, 3, true), 0);
     let whole = patch(None, &first).unwrap();
     assert_eq!(whole["status"]["selector"], first.selector);
     assert_eq!(whole["status"]["replicas"], 3);
-    let second =
-        status(&validated(3), &first, &applied(set(1, 1, 3, 3, 3, true)), &Drivers::default(), at(1));
+    let second = told(3, &first, set(1, 1, 3, 3, 3, true), 1);
     let patch = patch(Some(&first), &second).unwrap();
     let fields: Vec<_> = patch["status"].as_object().unwrap().keys().collect();
     assert_eq!(fields, ["conditions", "readyReplicas"]);
@@ -275,15 +231,8 @@ fn a_patch_holds_what_differs() {
 
 #[test]
 fn counts_stay_while_the_statefulset_cannot_be_seen() {
-    let seen = status(
-        &validated(3),
-        &VLLMClusterStatus::default(),
-        &applied(set(1, 1, 3, 3, 3, true)),
-        &Drivers::default(),
-        at(0),
-    );
-    let unseen =
-        status(&validated(3), &seen, &applied(Outcome::Failed(refused(500))), &Drivers::default(), at(1));
+    let seen = told(3, &VLLMClusterStatus::default(), set(1, 1, 3, 3, 3, true), 0);
+    let unseen = told(3, &seen, Outcome::Failed(refused(500)), 1);
     assert_eq!((unseen.replicas, unseen.ready_replicas), (3, 3));
     assert_eq!(unseen.stateful_set_name.as_deref(), Some("my-cluster"));
 }
@@ -299,7 +248,7 @@ fn conditions_of_others_stay() {
         last_transition_time: Time(at(0)),
     };
     let before = VLLMClusterStatus { conditions: vec![other.clone()], ..VLLMClusterStatus::default() };
-    let after = status(&validated(1), &before, &applied(Outcome::Waiting), &Drivers::default(), at(1));
+    let after = told(1, &before, Outcome::Waiting, 1);
     assert_eq!(after.conditions[0], other);
     assert_eq!(after.conditions.len(), 5);
 }
@@ -314,7 +263,7 @@ fn what_cannot_be_built_is_stalled() {
 #[test]
 fn what_slipped_past_admission_shows_in_its_own_words() {
     let before = VLLMClusterStatus::default();
-    let fits = status(&validated(3), &before, &applied(set(1, 1, 3, 3, 3, true)), &Drivers::default(), at(0));
+    let fits = told(3, &before, set(1, 1, 3, 3, 3, true), 0);
     assert_eq!(condition(&fits, CONDITION_SCALING_CONFLICT).status, "False");
     let conflicts = Drivers { conflicts: vec!["one".to_owned(), "two".to_owned()], autoscaling: None };
     let conflict = status(&validated(3), &fits, &applied(set(1, 1, 3, 3, 3, true)), &conflicts, at(1));
@@ -327,17 +276,10 @@ fn what_slipped_past_admission_shows_in_its_own_words() {
 #[test]
 fn a_stalled_cluster_says_whose_name_it_is_and_what_the_api_server_said() {
     let foreign = Outcome::Foreign("StatefulSet \"my-cluster\" belongs to Deployment \"x\"".into());
-    let stalled =
-        status(&validated(1), &VLLMClusterStatus::default(), &applied(foreign), &Drivers::default(), at(0));
+    let stalled = told(1, &VLLMClusterStatus::default(), foreign, 0);
     let message = &condition(&stalled, CONDITION_STALLED).message;
     assert_eq!(message, "StatefulSet \"my-cluster\" belongs to Deployment \"x\"");
-    let stalled = status(
-        &validated(1),
-        &VLLMClusterStatus::default(),
-        &applied(Outcome::Failed(refused(422))),
-        &Drivers::default(),
-        at(0),
-    );
+    let stalled = told(1, &VLLMClusterStatus::default(), Outcome::Failed(refused(422)), 0);
     assert_eq!(condition(&stalled, CONDITION_STALLED).message, "applying StatefulSet my-cluster: quota");
 }
 

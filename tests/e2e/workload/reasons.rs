@@ -1,21 +1,17 @@
 //! Every reason for which a cluster does not serve, from its real cause to the condition.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, ensure};
-use futures::TryStreamExt as _;
 use jiff::Timestamp;
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, ResourceExt as _};
-use rustix::process::{Pid, Signal, kill_process};
+use kube::ResourceExt as _;
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
-use vllm_operator::api::VLLMCluster;
+use testbed::plane::{Plane, Process};
 
-use crate::suite::{PATIENCE, apply, cluster, forget, get, kubectl, namespace, scaled_object, until};
+use crate::suite::{PATIENCE, apply, cluster, follow, forget, get, kubectl, namespace, scaled_object, until};
 
 use super::{ask, condition, gone, restarts, shown, told};
 
@@ -105,8 +101,8 @@ pub async fn whole(plane: &Plane) -> anyhow::Result<()> {
     apply(plane, NS, &scaled_object(NS, "queue", "serves", 1, 3)).await?;
     refused_by_others(plane).await?;
     until(plane, NS, "vllmcluster/frozen", &[("/status/readyReplicas", json!(1))]).await?;
-    let frozen = process(&frozen)?;
-    kill_process(frozen, Signal::STOP)?;
+    let frozen = process(plane, &frozen)?;
+    frozen.signal(Signal::STOP)?;
 
     for (name, _, reason, says) in CASES {
         let message = condition(plane, NS, name, ("Ready", "False", reason)).await?;
@@ -128,7 +124,7 @@ pub async fn whole(plane: &Plane) -> anyhow::Result<()> {
     // What the messages ask for helps.
     kubectl(plane, NS, "create secret generic absent --from-literal=token=hf_e2e").ok().await?;
     condition(plane, NS, "no-token", ("Ready", "True", "EnoughReplicas")).await?;
-    kill_process(frozen, Signal::CONT)?;
+    frozen.signal(Signal::CONT)?;
     condition(plane, NS, "frozen", ("Ready", "True", "EnoughReplicas")).await?;
     ask(plane, NS, "pods/frozen-0:8000", "/v1/models").await?;
     no_false_alarm(&history)?;
@@ -141,20 +137,13 @@ pub async fn whole(plane: &Plane) -> anyhow::Result<()> {
 type History = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
 
 async fn history(plane: &Plane) -> anyhow::Result<History> {
-    let seen = History::default();
-    let sink = Arc::clone(&seen);
-    let api = Api::<VLLMCluster>::namespaced(plane.client().await?, NS);
-    tokio::spawn(async move {
-        let mut clusters = pin!(watcher(api, watcher::Config::default()).applied_objects());
-        while let Ok(Some(cluster)) = clusters.try_next().await {
-            let Ok(mut seen) = sink.lock() else { return };
-            let reasons = seen.entry(cluster.name_any()).or_default();
-            let conditions = cluster.status.map(|status| status.conditions).unwrap_or_default();
-            let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
-            reasons.extend(ready.map(|ready| ready.reason).filter(|reason| reasons.last() != Some(reason)));
-        }
-    });
-    Ok(seen)
+    follow(plane, NS, |seen: &mut BTreeMap<String, Vec<String>>, cluster| {
+        let reasons = seen.entry(cluster.name_any()).or_default();
+        let conditions = cluster.status.map(|status| status.conditions).unwrap_or_default();
+        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+        reasons.extend(ready.map(|ready| ready.reason).filter(|reason| reasons.last() != Some(reason)));
+    })
+    .await
 }
 
 /// A server that does nothing but start is never said to be broken on its way.
@@ -270,17 +259,16 @@ async fn say(plane: &Plane, pod: &str, status: &Value) -> anyhow::Result<()> {
     plane.kubectl(&["-n", NS, "patch", "pod", pod, "--subresource=status", "-p", &patch]).ok().await.map(drop)
 }
 
-/// The engine that serves this model. The plane's processes are those of this machine.
-fn process(model: &str) -> anyhow::Result<Pid> {
-    let serves = |pid: &i32| {
-        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
-            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
-            words.contains(&b"serve".as_slice()) && words.contains(&model.as_bytes())
+/// The engine that serves this model.
+fn process(plane: &Plane, model: &str) -> anyhow::Result<Process> {
+    let serves = |process: &Process| {
+        process.read("cmdline").is_ok_and(|line| {
+            let words: Vec<_> = line.split('\0').collect();
+            words.contains(&"serve") && words.contains(&model)
         })
     };
-    let pids = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let pid = { pids }.find(serves).with_context(|| format!("no process serves {model}"))?;
-    Pid::from_raw(pid).context("a process id")
+    let found = plane.processes("testbed")?.into_iter().find(serves);
+    found.with_context(|| format!("no process serves {model}"))
 }
 
 /// Nobody says of the pods without a kubelet that they have ended.

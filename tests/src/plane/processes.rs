@@ -30,11 +30,6 @@ impl Plane {
 }
 
 impl Process {
-    /// Its id.
-    pub fn pid(self) -> Pid {
-        self.0
-    }
-
     /// A file of `/proc` about it.
     pub fn read(self, file: &str) -> std::io::Result<String> {
         let path = Path::new("/proc").join(self.0.as_raw_nonzero().to_string()).join(file);

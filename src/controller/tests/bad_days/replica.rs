@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use certs::rotation::Policy;
 use jiff::Timestamp;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
@@ -14,18 +13,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::api_server::ApiServer;
 use super::network::Network;
-use crate::certificates::{self, CertificateSettings, Certificates, Source};
+pub use crate::certificates::tests::SECRET;
+use crate::certificates::tests::{MUTATING, VALIDATING, settings};
+use crate::certificates::{self, Certificates};
 use crate::leader::{self, Candidate, Fence, LeaseApi};
 use crate::telemetry::CertificateMetrics;
 use crate::world::World;
 use crate::world::watch::Synced;
 
 pub const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/n/leases/l";
-pub const SECRET: &str = "/api/v1/namespaces/n/secrets/ca";
-pub const WEBHOOKS: [&str; 2] = [
-    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/w",
-    "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/w",
-];
+pub const WEBHOOKS: [&str; 2] = [MUTATING, VALIDATING];
 
 /// A replica that runs until it is dropped.
 pub struct Replica {
@@ -113,24 +110,5 @@ impl Replica {
             }
         }
         wrong
-    }
-}
-
-fn settings() -> CertificateSettings {
-    CertificateSettings {
-        namespace: "n".into(),
-        secret_name: "ca".into(),
-        service_name: "s".into(),
-        mutating: vec!["w".into()],
-        validating: vec!["w".into()],
-        source: Source::Issued,
-        ca_file: None,
-        ca_lifetime: Duration::from_hours(1000),
-        policy: Policy {
-            lead: Duration::from_hours(100),
-            leaf_lifetime: Duration::from_hours(10),
-            propagation: Duration::from_mins(1),
-            clock_tolerance: Duration::from_mins(1),
-        },
     }
 }
