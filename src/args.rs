@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::api::names::SCALER_SERVICE;
 use crate::policy::Mode;
 
 /// Autoscalable vLLM servers on Kubernetes.
@@ -72,6 +73,17 @@ pub struct LintArgs {
     /// text stays as it is.
     #[arg(long)]
     pub fix: bool,
+}
+
+/// How KEDA's calls come to the external scaler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScalerMode {
+    /// By TLS; KEDA shows the certificate that the operator keeps for it in KEDA's namespace.
+    Tls,
+    /// By bare HTTP/2, from whoever reaches the port.
+    Plaintext,
+    /// Not at all: triggers of the type http are refused.
+    Off,
 }
 
 /// How log lines look.
@@ -181,6 +193,30 @@ pub struct RunArgs {
     /// Let pod templates of VLLMClusters reach into their node: host namespaces, paths and ports, privileges.
     #[arg(long, env = "ALLOW_HOST_ACCESS")]
     pub allow_host_access: bool,
+
+    /// Whether KEDA's external triggers are answered, and how they come here.
+    #[arg(long, env = "SCALER", value_enum, default_value_t = ScalerMode::Tls)]
+    pub scaler: ScalerMode,
+
+    /// Address of the external scaler (gRPC).
+    #[arg(long, env = "SCALER_LISTEN", default_value = "0.0.0.0:9444")]
+    pub scaler_listen: SocketAddr,
+
+    /// Service through which KEDA reaches the external scaler, on port 443.
+    #[arg(long, env = "SCALER_SERVICE", default_value = SCALER_SERVICE)]
+    pub scaler_service: String,
+
+    /// Namespace that KEDA runs in: there lies the Secret with the certificate that it shows to the external scaler.
+    #[arg(long, env = "KEDA_NAMESPACE", default_value = "keda")]
+    pub keda_namespace: String,
+
+    /// Bring triggers of an older form up to date at admission. With `false`, they are refused.
+    #[arg(long, env = "REWRITE_TRIGGERS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub rewrite_triggers: bool,
+
+    /// Domain of the cluster's DNS names.
+    #[arg(long, env = "CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
 
     /// How long to go on serving after SIGTERM, while the API server still has connections, in seconds.
     #[arg(long, env = "GRACE_SECONDS", default_value = "5", value_parser = seconds)]

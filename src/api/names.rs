@@ -13,6 +13,16 @@ pub const KIND: &str = "VLLMCluster";
 /// Plural resource name, as in URLs and admission rules.
 pub const PLURAL: &str = "vllmclusters";
 
+/// The Service under which KEDA reaches the scaler of the operator.
+pub const SCALER_SERVICE: &str = "vllm-operator-scaler";
+/// The port of that Service.
+pub const SCALER_PORT: u16 = 443;
+/// The `ClusterTriggerAuthentication` that a trigger answered by the scaler names, and in KEDA's namespace the Secret that it
+/// leads to.
+pub const SCALER_AUTHENTICATION: &str = "vllm-operator-scaler";
+/// The common name of the certificate that KEDA shows to the scaler.
+pub const SCALER_CLIENT: &str = "keda";
+
 /// API group of KEDA's `ScaledObject`.
 pub const KEDA_GROUP: &str = "keda.sh";
 /// `ScaledObject`'s kind.
