@@ -29,11 +29,11 @@ impl Surroundings {
     fn new(target: Target, own_name: &str) -> Self {
         let Target { cluster, scalers, hpas, leaving: _ } = target;
         Self {
-            cluster: cluster.map(
-                |world::Cluster { bounds, cpu_request, memory_request, resource_version: _, deleting: _ }| {
-                    Cluster { bounds, cpu_request, memory_request }
-                },
-            ),
+            cluster: cluster.map(|world::Cluster { bounds, cpu_request, memory_request, .. }| Cluster {
+                bounds,
+                cpu_request,
+                memory_request,
+            }),
             scalers: scalers
                 .into_iter()
                 .filter(|scaler| scaler.name != own_name || !Clause::OwnScaler.in_force())

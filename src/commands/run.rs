@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use webhook::handler::reviews;
-use webhook::server::{Limits, Stop, Transport, serve, tls_config};
+use webhook::server::{Limits, Protocol, Stop, Transport, serve, tls_config};
 
 use crate::admit::{Admission, Endpoint, Phase};
-use crate::args::RunArgs;
+use crate::args::{RunArgs, ScalerMode};
 use crate::certificates::clients::ClientFile;
 use crate::certificates::{self, CertificateSettings, Certificates, Source};
 use crate::leader::{self, Candidate, Fence, LeaseApi, TermError, fenced_client};
@@ -34,13 +34,16 @@ use crate::telemetry::{Metrics, start_logging};
 use crate::world::World;
 use crate::world::live::Live;
 use crate::world::watch::Synced;
-use crate::{controller, pace, resume, world};
+use crate::{controller, pace, resume, scaler, world};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most connections to the plain port: every probe of a kubelet and every Prometheus has room, and a crowd takes few
 /// of the process's file descriptors.
 const PLAIN_CONNECTIONS: usize = 64;
+
+/// Most connections to the scaler. KEDA keeps one for all of its ScaledObjects, and its successor opens another.
+const SCALER_CONNECTIONS: usize = 64;
 
 /// Runs until the first SIGTERM or SIGINT has been answered by a drain; the second ends the process at once.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -74,6 +77,18 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let plain = TcpListener::bind(args.plain_listen)
         .await
         .with_context(|| format!("cannot listen on {}", args.plain_listen))?;
+    let scaler_listener = match args.scaler {
+        ScalerMode::Tls | ScalerMode::Plaintext => Some(
+            TcpListener::bind(args.scaler_listen)
+                .await
+                .with_context(|| format!("cannot listen on {}", args.scaler_listen))?,
+        ),
+        ScalerMode::Off => {
+            // Nobody asks for what it would read.
+            synced.send_modify(|synced| (synced.sets, synced.pods) = (true, true));
+            None
+        }
+    };
     let certificate_metrics = metrics.certificates.clone();
     let health = Health {
         synced: synced_seen,
@@ -82,9 +97,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
     };
     let candidate = candidate(&args, lease_settings, fence, [&client_without_retry, &client], &metrics);
+    let live = Live::counting(client_without_retry, metrics.live_reads.clone());
     let admission = Arc::new(Admission {
         world: Arc::clone(&world),
-        live: Live::counting(client_without_retry, metrics.live_reads.clone()),
+        live: live.clone(),
         host_access: args.allow_host_access,
         autoscalers: args.autoscalers.iter().cloned().collect(),
         mode: args.admission_mode,
@@ -92,12 +108,19 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     });
     let clients = ClientFile::open(args.client_ca_file.as_deref(), &args.client_names)?;
     let verifier = clients.as_ref().map(|file| file.clients() as _);
-    let tls = tls_config(Arc::clone(&resolver) as _, b"http/1.1", verifier);
+    let tls = tls_config(Arc::clone(&resolver) as _, Protocol::Http1, verifier);
     let limits = Limits { drain: args.drain, connections: connections()?, ..Limits::default() };
     let stop = Stop { lame_duck: stopping.clone(), ..Stop::default() };
 
+    let scaler_transport = match args.scaler {
+        ScalerMode::Plaintext => Transport::PlainHttp2,
+        ScalerMode::Tls | ScalerMode::Off => {
+            Transport::Tls(tls_config(Arc::clone(&resolver) as _, Protocol::Http2, None))
+        }
+    };
+
     let listed = synced.subscribe();
-    let watches = tokio::spawn(world::watch::run(client.clone(), Arc::clone(&world), synced));
+    let watches = tokio::spawn(watch_all(client.clone(), Arc::clone(&world), synced, args.scaler));
     let (leading, leading_seen) = watch::channel(false);
     let certificates = tokio::spawn(certificates::run(Certificates {
         client: client.clone(),
@@ -108,6 +131,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         own_time: Box::new(Timestamp::now),
         metrics: certificate_metrics,
     }));
+    let scaler = scaler_listener.map(|listener| {
+        let limits = Limits { connections: SCALER_CONNECTIONS, ..limits };
+        let routes = scaler::routes(Arc::clone(&world), live);
+        tokio::spawn(serve(listener, scaler_transport, routes, limits, stop.clone()))
+    });
     let mut leadership =
         tokio::spawn(lead(candidate, leaders_client, world, listed, leading, stopping.clone()));
     let client_file = tokio::spawn(async move {
@@ -119,7 +147,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let routes = admission_routes(&admission);
     let admission = tokio::spawn(serve(listener, Transport::Tls(tls), routes, limits, stop.clone()));
     let plain = tokio::spawn(serve_plain(plain, health));
-    info!(admission = %args.listen, plain = %args.plain_listen, "serving");
+    info!(admission = %args.listen, plain = %args.plain_listen, scaler = %args.scaler_listen, "serving");
 
     // Nothing else ends by itself. If a task does, it panicked: the process ends too and is restarted whole.
     tokio::select! {
@@ -133,7 +161,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     info!(grace_seconds = args.grace.as_secs(), "stopping: not ready any more, still serving");
     stopping.cancel();
     tokio::select! {
-        () = async { tokio::join!(drain(args.grace, &stop, admission), resign(leadership)); } => info!("stopped"),
+        () = async { tokio::join!(drain(args.grace, &stop, admission, scaler), resign(leadership)); } => info!("stopped"),
         () = terminated()? => warn!("second signal: ending at once"),
     }
     Ok(())
@@ -237,11 +265,24 @@ fn connections() -> anyhow::Result<usize> {
 }
 
 /// Serves on for the grace period, while the Service still leads here, then finishes what is in flight.
-async fn drain(grace: Duration, stop: &Stop, admission: JoinHandle<()>) {
+async fn drain(grace: Duration, stop: &Stop, admission: JoinHandle<()>, scaler: Option<JoinHandle<()>>) {
     tokio::time::sleep(grace).await;
     stop.stop.cancel();
-    if let Err(error) = admission.await {
-        warn!(%error, "the admission server did not end well");
+    for server in std::iter::once(admission).chain(scaler) {
+        if let Err(error) = server.await {
+            warn!(%error, "a server did not end well");
+        }
+    }
+}
+
+/// Fills what is known, as far as anybody asks for it.
+async fn watch_all(client: Client, world: Arc<World>, synced: watch::Sender<Synced>, scaler: ScalerMode) {
+    let all = world::watch::run(client.clone(), Arc::clone(&world), synced.clone());
+    match scaler {
+        ScalerMode::Off => all.await,
+        ScalerMode::Tls | ScalerMode::Plaintext => {
+            tokio::join!(all, world::watch::servers(client, world, synced));
+        }
     }
 }
 
@@ -344,12 +385,14 @@ struct Health {
 impl Health {
     /// What is still missing before calls may come.
     fn missing(&self) -> Vec<&'static str> {
-        let Synced { clusters, scalers, hpas, namespaces } = *self.synced.borrow();
+        let Synced { clusters, scalers, hpas, namespaces, sets, pods } = *self.synced.borrow();
         [
             (!clusters, "VLLMClusters are not listed yet"),
             (!scalers, "ScaledObjects are not listed yet"),
             (!hpas, "HorizontalPodAutoscalers are not listed yet"),
             (!namespaces, "namespaces with an admission label are not listed yet"),
+            (!sets, "StatefulSets of VLLMClusters are not listed yet"),
+            (!pods, "pods of VLLMClusters are not listed yet"),
             // The bundle comes after the leaf that it vouches for.
             (!*self.bundle.borrow(), "the webhook configurations do not trust the served certificate yet"),
             (self.stopping.is_cancelled(), "the operator is stopping"),

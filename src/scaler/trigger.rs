@@ -29,6 +29,9 @@ pub const OF_SCALER: [&str; 8] =
 const LEAST: f64 = 0.001;
 /// Far beyond every queue, and far from the end of a Kubernetes quantity.
 const MOST: f64 = 1e9;
+/// The highest target of a response time, in milliseconds: a server must be waited for longer than that, and whoever asks
+/// waits meanwhile.
+const SLOWEST: f64 = 5000.0;
 /// Longest path, in bytes.
 const LONGEST_PATH: usize = 256;
 
@@ -82,7 +85,8 @@ impl Signal {
     const fn most(self) -> f64 {
         match self {
             Self::KvCache => 100.0,
-            Self::ResponseTime | Self::Queue | Self::Running => MOST,
+            Self::ResponseTime => SLOWEST,
+            Self::Queue | Self::Running => MOST,
         }
     }
 }
@@ -110,8 +114,12 @@ pub enum Measure {
 impl Trigger {
     /// Reads the metadata of a trigger. Values are trimmed, and one that is empty is absent, as KEDA has it. Keys that nobody
     /// reads are no fault here.
-    pub fn read(metadata: &BTreeMap<String, String>) -> Result<Self, Vec<Fault>> {
-        let mut read = Read { metadata, faults: Vec::new() };
+    pub fn read<'a>(
+        metadata: impl IntoIterator<Item = (&'a String, &'a String)>,
+    ) -> Result<Self, Vec<Fault>> {
+        let read = metadata.into_iter().map(|(key, value)| (key.as_str(), value.trim()));
+        let stated = read.filter(|(_, value)| !value.is_empty()).collect();
+        let mut read = Read { stated, faults: Vec::new() };
         let measure = read.measure();
         let activation = read.activation();
         let path = read.path();
@@ -174,13 +182,13 @@ impl Fault {
 
 /// A reading under way.
 struct Read<'a> {
-    metadata: &'a BTreeMap<String, String>,
+    stated: BTreeMap<&'a str, &'a str>,
     faults: Vec<Fault>,
 }
 
 impl<'a> Read<'a> {
     fn value(&self, key: &str) -> Option<&'a str> {
-        self.metadata.get(key).map(|value| value.trim()).filter(|value| !value.is_empty())
+        self.stated.get(key).copied()
     }
 
     fn measure(&mut self) -> Option<Measure> {
@@ -227,7 +235,9 @@ impl<'a> Read<'a> {
     fn target(&mut self, signal: Signal, key: &'static str) -> Option<f64> {
         let text = self.value(key)?;
         let most = signal.most();
-        let number = number(text).filter(|number| (LEAST..=most).contains(number));
+        // As KEDA hands it on.
+        let number = number(text).map(|number| (number * 1000.0).round() / 1000.0);
+        let number = number.filter(|number| (LEAST..=most).contains(number));
         if number.is_none() {
             let message = format!(
                 "{text:?} is no number from {LEAST} to {most}; use a number of {}, such as {}",
@@ -301,8 +311,8 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Trigger, String> {
-        let metadata = pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Trigger::read(&metadata).map_err(|faults| {
+        let pairs = pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
+        Trigger::read(&pairs.collect::<BTreeMap<_, _>>()).map_err(|faults| {
             let faults = faults.iter().map(|Fault { key, missing, message }| {
                 format!("{key}{} {message}", if *missing { "?" } else { "" })
             });
@@ -343,6 +353,8 @@ mod tests {
     #[case::no_number(&[("signal", "queue"), ("targetValue", "five")], "targetValue \"five\" is no number from 0.001 to 1000000000")]
     #[case::zero(&[("signal", "queue"), ("targetValue", "0")], "\"0\" is no number from 0.001")]
     #[case::too_much(&[("signal", "kv-cache"), ("targetValue", "101")], "\"101\" is no number from 0.001 to 100;")]
+    #[case::too_slow(&[("signal", "response-time"), ("targetValue", "6000")], "\"6000\" is no number from 0.001 to 5000;")]
+    #[case::nothing_left(&[("signal", "queue"), ("targetValue", "0.0004")], "\"0.0004\" is no number from 0.001")]
     #[case::infinite(&[("signal", "queue"), ("targetValue", "1e999")], "is no number")]
     #[case::nothing_combined(&[("signal", "combined")], "signal? combines nothing; state one or more of responseTimeTarget, queueTarget")]
     #[case::one_unreadable(&[("signal", "combined"), ("queueTarget", "x")], "queueTarget \"x\" is no number")]

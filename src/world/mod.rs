@@ -1,7 +1,8 @@
 //! What admission knows: bounds of clusters and the ScaledObjects attached to them, indexed by target.
 //!
 //! [`part`] holds the few fields that are read of each object, [`watch`] or [`files`] fills the index, [`live`] reads a
-//! single object when what is known may be old, [`claims`] remembers what was let through and is not stored yet.
+//! single object when what is known may be old, [`claims`] remembers what was let through and is not stored yet. [`servers`]
+//! knows the pods of each cluster, for the scaler.
 //!
 //! Architecture invariant: compact facts alone, no whole objects; the lock is never held across an await, and
 //! the cost of a look-up does not grow with the number of objects.
@@ -10,9 +11,10 @@ pub mod claims;
 pub mod files;
 pub mod live;
 pub mod part;
+pub mod servers;
 pub mod watch;
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hashbrown::{Equivalent, HashMap};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -36,6 +38,12 @@ pub struct Cluster {
     pub memory_request: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// Its uid, by which its StatefulSet is told.
+    pub uid: Arc<str>,
+    /// How many replicas it wants.
+    pub replicas: i32,
+    /// The port that its servers listen on.
+    pub port: u16,
 }
 
 /// What is known of one scale target.
@@ -195,6 +203,8 @@ pub struct World {
     claims: Mutex<Claims>,
     /// Who is told of clusters whose drivers have changed.
     listener: Mutex<Option<UnboundedSender<Key>>>,
+    /// The pods of each cluster.
+    pub servers: servers::Servers,
 }
 
 impl World {
@@ -218,6 +228,12 @@ impl World {
     fn listener(&self) -> MutexGuard<'_, Option<UnboundedSender<Key>>> {
         // One value, whole after any panic.
         self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of the cluster that a ScaledObject drives, or has driven until its deletion began.
+    pub fn driven_by(&self, namespace: &str, scaled_object: &str) -> Option<String> {
+        let (index, key) = (self.read(), KeyRef { namespace, name: scaled_object });
+        index.scalers.get(&key).or_else(|| index.leaving.get(&key)).cloned()
     }
 
     /// What is known of a cluster by that name. Nothing known: an empty target.

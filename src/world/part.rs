@@ -12,14 +12,15 @@ use serde_json::Value;
 
 use crate::api::count;
 use crate::api::names::{
-    GROUP, HPA_OWNERSHIP, KEDA_GROUP, KIND, OWNER_LABEL, PAUSED, PAUSED_REPLICAS, PLURAL, SCALED_OBJECT_KIND,
-    TRANSFER_HPA, VERSION,
+    GROUP, HPA_OWNERSHIP, KEDA_GROUP, KIND, OWNER_LABEL, PAUSED, PAUSED_REPLICAS, PLURAL, PORT,
+    SCALED_OBJECT_KIND, TRANSFER_HPA, VERSION,
 };
 use crate::policy::cluster::Spec;
 use crate::policy::hpa::Hpa;
 use crate::policy::scaled_object::view::Target;
 use crate::policy::{Bounds, Clause, Scaler};
 
+use super::servers::{PodPart, SetPart};
 use super::{Attachment, Cluster, ForeignHpa, Leaving};
 
 /// The counts in a `VLLMCluster`'s spec.
@@ -32,11 +33,13 @@ pub struct SpecPart {
     min_replicas: Option<i32>,
     #[serde(default, deserialize_with = "count::optional")]
     max_replicas: Option<i32>,
+    #[serde(default, deserialize_with = "count::optional")]
+    port: Option<i32>,
     resources: Option<ResourcesPart>,
 }
 
 impl From<&SpecPart> for Spec {
-    fn from(SpecPart { replicas, min_replicas, max_replicas, resources: _ }: &SpecPart) -> Self {
+    fn from(SpecPart { replicas, min_replicas, max_replicas, port: _, resources: _ }: &SpecPart) -> Self {
         Self { replicas: *replicas, bounds: Bounds { min: *min_replicas, max: *max_replicas } }
     }
 }
@@ -84,12 +87,17 @@ impl ClusterPart {
     pub fn facts(&self) -> Cluster {
         let spec = self.spec.as_ref().map(Spec::from).unwrap_or_default();
         let resources = self.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+        let port = self.spec.as_ref().and_then(|spec| spec.port);
         Cluster {
             cpu_request: resources.is_some_and(|stated| stated.request("cpu")),
             memory_request: resources.is_some_and(|stated| stated.request("memory")),
             resource_version: self.metadata.resource_version.clone().unwrap_or_default(),
             bounds: spec.bounds,
             deleting: self.metadata.deletion_timestamp.is_some(),
+            uid: self.metadata.uid.as_deref().unwrap_or_default().into(),
+            replicas: spec.replicas.unwrap_or(1),
+            // The schema holds it to a port; at 0 nobody listens.
+            port: u16::try_from(port.unwrap_or(PORT)).unwrap_or_default(),
         }
     }
 }
@@ -296,6 +304,8 @@ macro_rules! resource {
 
 resource!(ClusterPart, KIND, GROUP, VERSION, PLURAL);
 resource!(HpaPart, "HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers");
+resource!(SetPart, "StatefulSet", "apps", "v1", "statefulsets");
+resource!(PodPart, "Pod", "", "v1", "pods");
 resource!(ScaledObjectPart, SCALED_OBJECT_KIND, KEDA_GROUP, VERSION, "scaledobjects");
 
 #[cfg(test)]

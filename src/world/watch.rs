@@ -19,11 +19,12 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch::Sender;
 use tracing::{info, warn};
 
-use crate::api::names::{LABEL_ADMISSION, SCALED_OBJECT_CRD};
+use crate::api::names::{APP, COMPONENT, LABEL_ADMISSION, LABEL_APP, LABEL_COMPONENT, SCALED_OBJECT_CRD};
 use crate::pace::{self, Steady};
 use crate::policy::{Mode, Scaler};
 
 use super::part::{ClusterPart, HpaPart, ScaledObjectPart};
+use super::servers::{PodPart, Server, Set, SetPart};
 use super::{Attachment, Cluster, ForeignHpa, Key, Leaving, World};
 
 /// Which watches have seen their whole list once since start.
@@ -39,11 +40,16 @@ pub struct Synced {
     pub hpas: bool,
     /// All namespaces with a mode of their own are known.
     pub namespaces: bool,
+    /// All StatefulSets of clusters are known, or nobody asks for them.
+    pub sets: bool,
+    /// All pods of clusters are known, or nobody asks for them.
+    pub pods: bool,
 }
 
 impl Synced {
     /// Everything is known.
-    pub const ALL: Self = Self { clusters: true, scalers: true, hpas: true, namespaces: true };
+    pub const ALL: Self =
+        Self { clusters: true, scalers: true, hpas: true, namespaces: true, sets: true, pods: true };
 }
 
 /// Where a watch puts what it sees.
@@ -60,6 +66,8 @@ struct Clusters(Arc<World>);
 struct Hpas(Arc<World>);
 struct Scalers(Arc<World>);
 struct Namespaces(Arc<World>);
+struct Sets(Arc<World>);
+struct Pods(Arc<World>);
 
 impl Sink<ClusterPart> for Clusters {
     type Fact = Cluster;
@@ -168,6 +176,46 @@ impl Sink<PartialObjectMeta<Namespace>> for Namespaces {
     fn synced(&self, synced: &mut Synced) {
         synced.namespaces = true;
     }
+}
+
+impl Sink<SetPart> for Sets {
+    type Fact = Set;
+    fn fact(&self, object: &SetPart) -> Option<Set> {
+        object.facts()
+    }
+    fn put(&self, key: Key, fact: Option<Set>) {
+        self.0.servers.put_set(key, fact);
+    }
+    fn replace(&self, facts: Vec<(Key, Set)>) {
+        self.0.servers.replace_sets(facts);
+    }
+    fn synced(&self, synced: &mut Synced) {
+        synced.sets = true;
+    }
+}
+
+impl Sink<PodPart> for Pods {
+    type Fact = (Box<str>, Server);
+    fn fact(&self, object: &PodPart) -> Option<Self::Fact> {
+        object.facts()
+    }
+    fn put(&self, key: Key, fact: Option<Self::Fact>) {
+        self.0.servers.put_pod(&key, fact);
+    }
+    fn replace(&self, facts: Vec<(Key, Self::Fact)>) {
+        self.0.servers.replace_pods(facts);
+    }
+    fn synced(&self, synced: &mut Synced) {
+        synced.pods = true;
+    }
+}
+
+/// Fills what `world` knows of the servers of clusters, for as long as it is polled.
+pub async fn servers(client: Client, world: Arc<World>, synced: Sender<Synced>) {
+    let ours = || pace::watching().labels(&format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}"));
+    let sets = feed(Sets(Arc::clone(&world)), events::<SetPart>(client.clone(), ours()), &synced);
+    let pods = feed(Pods(world), events::<PodPart>(client, ours()), &synced);
+    tokio::join!(sets, pods);
 }
 
 /// Fills `world` for as long as it is polled.

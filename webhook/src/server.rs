@@ -9,6 +9,7 @@
 
 mod body;
 mod connection;
+mod http2;
 mod open;
 mod turns;
 
@@ -35,8 +36,29 @@ use open::OpenConnections;
 pub enum Transport {
     /// HTTP over TLS, as by [`tls_config`].
     Tls(Arc<ServerConfig>),
-    /// Bare HTTP.
+    /// Bare HTTP/1.1.
     Plain,
+    /// Bare HTTP/2, by a peer that knows it.
+    PlainHttp2,
+}
+
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// One request after the other.
+    Http1,
+    /// Many at once, as gRPC needs it.
+    Http2,
+}
+
+impl Protocol {
+    /// Its name in a TLS handshake.
+    const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
 }
 
 /// What one server takes from its peers.
@@ -94,14 +116,14 @@ pub struct Stop {
 
 /// TLS 1.3 with ring, without session tickets, which the API server never uses.
 ///
-/// `alpn` is the protocol offered: `http/1.1` for admission, since the API server would otherwise call a webhook
+/// `protocol` alone is offered: HTTP/1.1 for admission, since the API server would otherwise call a webhook
 /// with a URL over HTTP/2. `clients` verifies client certificates, where they are asked for.
 ///
 /// # Panics
 /// Never: ring supports TLS 1.3.
 pub fn tls_config(
     resolver: Arc<dyn ResolvesServerCert>,
-    alpn: &[u8],
+    protocol: Protocol,
     clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Arc<ServerConfig> {
     let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -112,7 +134,7 @@ pub fn tls_config(
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(resolver);
-    config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols = vec![protocol.alpn().to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Arc::new(config)
@@ -120,11 +142,16 @@ pub fn tls_config(
 
 /// Serves `router` until `stop` is told to, then drains.
 pub async fn serve(listener: TcpListener, transport: Transport, router: Router, limits: Limits, stop: Stop) {
-    let tls = match transport {
-        Transport::Tls(config) => Some(Tls::new(config)),
-        Transport::Plain => None,
+    let (tls, protocol) = match transport {
+        Transport::Tls(config) => {
+            let offers_http2 = config.alpn_protocols.iter().any(|name| name == Protocol::Http2.alpn());
+            (Some(Tls::new(config)), if offers_http2 { Protocol::Http2 } else { Protocol::Http1 })
+        }
+        Transport::Plain => (None, Protocol::Http1),
+        Transport::PlainHttp2 => (None, Protocol::Http2),
     };
     let serving = Arc::new(Serving {
+        protocol,
         tls,
         budget: Budget::new(limits.bodies),
         router,

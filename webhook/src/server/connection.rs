@@ -30,10 +30,11 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 use tracing::debug;
 
-use super::Limits;
 use super::body::{Budget, Metered};
+use super::http2::serve_http2;
 use super::open::OpenConnection;
 use super::turns::Turns;
+use super::{Limits, Protocol};
 
 /// What is buffered of a header, of a body before it is asked for, and of answers. The API server's headers are below
 /// 1 KiB; hyper's own 400 KiB, for each of as many connections as are allowed, would be all of a node's memory.
@@ -44,6 +45,7 @@ const SEND_BUFFER: usize = 32 << 10;
 
 /// What all connections of a server share.
 pub(super) struct Serving {
+    pub protocol: Protocol,
     pub tls: Option<Tls>,
     pub budget: Budget,
     pub router: Router,
@@ -89,12 +91,12 @@ pub(super) async fn serve_connection(stream: TcpStream, serving: Arc<Serving>, c
     set_options(&stream);
     let served = async {
         let Some(tls) = &serving.tls else {
-            return serve_http(stream, &serving, &connection).await;
+            return serve_requests(stream, &serving, &connection).await;
         };
         // Safe to cancel: a peer that has not even asked loses nothing, and a stalled one would hold up the drain.
         tokio::select! {
             handshake = timeout(serving.limits.handshake, tls.accept(stream)) => match handshake {
-                Ok(Ok(stream)) => serve_http(stream, &serving, &connection).await,
+                Ok(Ok(stream)) => serve_requests(stream, &serving, &connection).await,
                 Ok(Err(error)) => debug!(%error, "no TLS handshake"),
                 Err(_elapsed) => debug!("no TLS handshake in time"),
             },
@@ -114,11 +116,21 @@ fn set_options(stream: &TcpStream) {
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER);
 }
 
-async fn serve_http<S>(stream: S, serving: &Serving, connection: &Arc<OpenConnection>)
+async fn serve_requests<S>(stream: S, serving: &Serving, connection: &Arc<OpenConnection>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match serving.protocol {
+        Protocol::Http1 => serve_http1(stream, serving, connection).await,
+        Protocol::Http2 => serve_http2(stream, serving, connection).await,
+    }
+}
+
+async fn serve_http1<S>(stream: S, serving: &Serving, connection: &Arc<OpenConnection>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Serving { tls: _, budget, router, limits, lame_duck } = serving;
+    let Serving { protocol: _, tls: _, budget, router, limits, lame_duck } = serving;
     let reading = Arc::new(Reading::new(Arc::clone(connection)));
     let io = TokioIo::new(Watched { stream, reading: Arc::clone(&reading) });
     let service = service_fn({

@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use webhook::handler::{Admit, reviews};
 use webhook::response::Response;
 use webhook::review::Request;
-use webhook::server::{Limits, Stop, Transport, serve, tls_config};
+use webhook::server::{Limits, Protocol, Stop, Transport, serve, tls_config};
 use webhook::verify::{Call, verify_http};
 
 /// Far longer than anything here takes: reaching it is a failure.
@@ -110,7 +110,7 @@ impl Server {
         roots.add(certificate.clone()).expect("a root");
         let signer = rustls::crypto::ring::sign::any_ecdsa_type(&key.into()).expect("an ECDSA key");
         let resolver = rustls::sign::SingleCertAndKey::from(CertifiedKey::new(vec![certificate], signer));
-        let tls = tls_config(Arc::new(resolver), b"http/1.1", clients);
+        let tls = tls_config(Arc::new(resolver), Protocol::Http1, clients);
         let decider = Arc::new(ByName::new());
         let router = Router::new().route("/review", reviews(Arc::clone(&decider)));
         let stop = Stop::default();

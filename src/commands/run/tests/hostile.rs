@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
-use webhook::server::{Limits, Stop, Transport, serve, tls_config};
+use webhook::server::{Limits, Protocol, Stop, Transport, serve, tls_config};
 
 use super::*;
 use crate::admit::fixture::{Fixture, recorded, review};
@@ -45,7 +45,7 @@ impl Surface {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Stop::default();
-        let tls = Transport::Tls(tls_config(Arc::new(resolver), b"http/1.1", None));
+        let tls = Transport::Tls(tls_config(Arc::new(resolver), Protocol::Http1, None));
         tokio::spawn(serve(listener, tls, routes, Limits::default(), stop.clone()));
         Self { address, client: TlsConnector::from(Arc::new(client)), stop }
     }
