@@ -40,6 +40,9 @@ impl fmt::Display for Fault {
     }
 }
 
+/// What one server said, or why it did not.
+pub type Word<T> = Result<T, Fault>;
+
 /// What was read of each server of a cluster that was asked.
 #[derive(Clone, Debug, Default)]
 pub struct Readings {
@@ -48,11 +51,11 @@ pub struct Readings {
     /// How many of them were not asked, since they are not ready or do not exist.
     pub absent: u32,
     /// The pages of the others, where a signal needs them.
-    pub loads: Vec<Result<Load, Fault>>,
+    pub loads: Vec<Word<Load>>,
     /// What the others took to answer, in the last rounds, where a signal needs it; the last round is the last of each.
-    pub times: Vec<Result<Duration, Fault>>,
+    pub times: Vec<Word<Duration>>,
     /// Of these, those of the last round.
-    pub last_times: Vec<Result<Duration, Fault>>,
+    pub last_times: Vec<Word<Duration>>,
 }
 
 /// The value of a metric.
@@ -116,7 +119,7 @@ fn sum(signal: Signal, Readings { absent, loads, .. }: &Readings) -> (f64, bool)
 /// The median of the times in milliseconds, and whether all servers answered in the last round. One that did not within its
 /// limit took at least as long; one that did not answer at all has no time.
 fn response_time(Readings { absent, times, last_times, .. }: &Readings) -> (f64, bool) {
-    let milliseconds = |time: &Result<Duration, Fault>| match time {
+    let milliseconds = |time: &Word<Duration>| match time {
         Ok(time) | Err(Fault::Slow(time)) => Some(time.as_secs_f64() * 1000.0),
         Err(Fault::NotReady | Fault::Unreachable(_) | Fault::Status(_) | Fault::Garbage(_)) => None,
     };
@@ -172,15 +175,16 @@ mod tests {
         Trigger { measure, path: "/v1/models".into(), activation: 0.0 }
     }
 
-    fn load(waiting: f64, running: f64, kv_cache: f64) -> Result<Load, Fault> {
+    #[expect(clippy::unnecessary_wraps, reason = "as it is read")]
+    fn load(waiting: f64, running: f64, kv_cache: f64) -> Word<Load> {
         Ok(Load { waiting: Some(waiting), running: Some(running), kv_cache: Some(kv_cache) })
     }
 
-    fn loads(replicas: u32, absent: u32, loads: Vec<Result<Load, Fault>>) -> Readings {
+    fn loads(replicas: u32, absent: u32, loads: Vec<Word<Load>>) -> Readings {
         Readings { replicas, absent, loads, ..Readings::default() }
     }
 
-    fn times(replicas: u32, absent: u32, last: Vec<Result<Duration, Fault>>) -> Readings {
+    fn times(replicas: u32, absent: u32, last: Vec<Word<Duration>>) -> Readings {
         Readings { replicas, absent, times: last.clone(), last_times: last, ..Readings::default() }
     }
 

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::world::Key;
 use crate::world::servers::Server;
 
-use super::answer::{Fault, Readings};
+use super::answer::{Fault, Readings, Word};
 use super::page::{self, Load};
 use super::probe;
 use super::trigger::{Measure, Signal, Trigger};
@@ -95,7 +95,8 @@ struct Known {
 struct Gathered {
     asked: std::sync::Mutex<Option<Instant>>,
     loads: Mutex<Option<Round<Load>>>,
-    times: Mutex<HashMap<(String, Duration), VecDeque<Round<Duration>>>>,
+    /// By path, and how long a server is waited for.
+    times: Mutex<HashMap<(String, Duration), Rounds>>,
     told: std::sync::Mutex<String>,
 }
 
@@ -103,8 +104,11 @@ struct Gathered {
 #[derive(Clone, Debug)]
 struct Round<T> {
     at: Instant,
-    servers: Vec<Result<T, Fault>>,
+    servers: Vec<Word<T>>,
 }
+
+/// The last rounds in which times were measured, the newest last.
+type Rounds = VecDeque<Round<Duration>>;
 
 impl Collector {
     /// What the servers of a cluster say, as far as a trigger needs it.
@@ -126,7 +130,7 @@ impl Collector {
         readings
     }
 
-    async fn loads(&self, gathered: &Gathered, fleet: &Fleet) -> Vec<Result<Load, Fault>> {
+    async fn loads(&self, gathered: &Gathered, fleet: &Fleet) -> Vec<Word<Load>> {
         let mut last = gathered.loads.lock().await;
         if let Some(round) = last.as_ref().filter(|round| round.at.elapsed() < FRESH) {
             return round.servers.clone();
@@ -153,7 +157,7 @@ impl Collector {
         gathered: &Gathered,
         fleet: &Fleet,
         trigger: &Trigger,
-    ) -> (Vec<Result<Duration, Fault>>, Vec<Result<Duration, Fault>>) {
+    ) -> (Vec<Word<Duration>>, Vec<Word<Duration>>) {
         let limit = patience(trigger);
         let mut by_path = gathered.times.lock().await;
         by_path.retain(|_, rounds| rounds.back().is_some_and(|round| round.at.elapsed() < FORGET));
@@ -180,9 +184,9 @@ impl Collector {
     }
 
     /// Asks all servers at once, within what is allowed.
-    async fn of_all<T, F>(&self, fleet: &Fleet, ask: impl Fn(SocketAddr) -> F) -> Vec<Result<T, Fault>>
+    async fn of_all<T, F>(&self, fleet: &Fleet, ask: impl Fn(SocketAddr) -> F) -> Vec<Word<T>>
     where
-        F: Future<Output = Result<T, Fault>>,
+        F: Future<Output = Word<T>>,
     {
         let one = async |address| {
             // It is never closed.

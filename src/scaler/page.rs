@@ -21,7 +21,7 @@ const WAITING: &[&str] = &["vllm:num_requests_waiting"];
 const RUNNING: &[&str] = &["vllm:num_requests_running"];
 const KV_CACHE: &[&str] = &["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"];
 
-/// Reads a page in the text format of Prometheus, or of OpenMetrics.
+/// Reads a page in the text format of Prometheus.
 pub fn read(page: &str) -> Load {
     let (mut waiting, mut running) = (Sum::default(), Sum::default());
     // By engine: one that serves under several model names has as many series of the same cache.

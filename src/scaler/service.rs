@@ -57,7 +57,7 @@ impl Service {
         if let Some(cluster) = self.world.driven_by(namespace, name) {
             return Ok(cluster);
         }
-        let attachment = self.live.scaler(namespace, name, LIVE).await.map_err(unread)?;
+        let attachment = self.live.scaler(namespace, name, LIVE).await.map_err(|error| unread(&error))?;
         attachment.map(|attachment| attachment.cluster).ok_or_else(|| {
             Status::not_found(format!(
                 "there is no ScaledObject {namespace}/{name} that drives a VLLMCluster; only the servers of one are read"
@@ -71,7 +71,7 @@ impl Service {
         let known = self.world.target(namespace, name).cluster;
         let cluster = match known {
             Some(cluster) => Some(cluster),
-            None => self.live.cluster(namespace, name, LIVE).await.map_err(unread)?,
+            None => self.live.cluster(namespace, name, LIVE).await.map_err(|error| unread(&error))?,
         };
         Ok(cluster.map(|Cluster { uid, replicas, port, .. }| Fleet {
             replicas: u32::try_from(replicas).unwrap_or_default().max(1),
@@ -82,7 +82,7 @@ impl Service {
 }
 
 /// The API server did not answer: KEDA asks again.
-fn unread(error: LiveError) -> Status {
+fn unread(error: &LiveError) -> Status {
     Status::unavailable(error.to_string())
 }
 

@@ -84,7 +84,7 @@ async fn fleet(servers: &[Standing], bears: Bears, elsewhere: Arc<AtomicUsize>) 
                     .fallback(async || Redirect::temporary("/elsewhere"))
             }
             Hanging => Router::new().fallback(async || {
-                sleep(Duration::from_secs(60)).await;
+                sleep(Duration::from_mins(1)).await;
                 "late"
             }),
             Silent => continue,
@@ -138,8 +138,8 @@ async fn the_table_of_faults_is_what_is_answered() {
         tokio::spawn(async move {
             let idle = counts(&servers, IDLE, &elsewhere).await;
             let loaded = counts(&servers, LOADED, &elsewhere).await;
-            let cells = idle.into_iter().chain(loaded).map(|count| format!(" {count} |")).collect::<String>();
-            format!("| {fault} |{cells}\n")
+            let cells: Vec<_> = idle.into_iter().chain(loaded).map(|count| count.to_string()).collect();
+            format!("| {fault} | {} |\n", cells.join(" | "))
         })
     });
     let mut table = String::new();

@@ -251,16 +251,13 @@ impl<'a> Read<'a> {
 
     fn activation(&mut self) -> f64 {
         let Some(text) = self.value(ACTIVATION) else { return 0.0 };
-        match number(text).filter(|number| (0.0..=MOST).contains(number)) {
-            Some(number) => number,
-            None => {
-                let message = format!(
-                    "{text:?} is no number from 0 to {MOST}; use one such as 5, or leave it out for 0"
-                );
-                self.faults.push(Fault::unreadable(ACTIVATION, message));
-                0.0
-            }
+        let number = number(text).filter(|number| (0.0..=MOST).contains(number));
+        if number.is_none() {
+            let message =
+                format!("{text:?} is no number from 0 to {MOST}; use one such as 5, or leave it out for 0");
+            self.faults.push(Fault::unreadable(ACTIVATION, message));
         }
+        number.unwrap_or_default()
     }
 
     fn path(&mut self) -> String {
