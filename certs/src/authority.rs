@@ -19,6 +19,7 @@ use thiserror::Error;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use crate::client_pair::ClientPair;
 use crate::leaf::Leaf;
 use crate::pem::{self, PemError};
 use crate::validity::{Validity, offset};
@@ -137,13 +138,7 @@ impl Authority {
     /// A new leaf with a new key for `names` (DNS names or IP addresses). It ends with `lifetime`, or with
     /// the CA where that is sooner.
     pub fn issue(&self, names: &[String], now: Timestamp, lifetime: Duration) -> Result<Leaf, IssueError> {
-        let not_after = self.validity.not_after;
-        if now >= not_after {
-            return Err(IssueError::Expired { not_after });
-        }
-        let validity =
-            Validity::starting(now, lifetime).ok_or(IssueError::LifetimeOutOfRange)?.ending_by(not_after);
-
+        let validity = self.validity(now, lifetime)?;
         let first = names.first().ok_or(IssueError::NoNames)?;
         if let Some(name) = names.iter().find(|name| !is_server_name(name)) {
             return Err(IssueError::InvalidName { name: name.clone() });
@@ -151,18 +146,50 @@ impl Authority {
         // The names that count are the alternative ones; the subject is for those who read it.
         let mut params = params(first, validity)?;
         params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
-
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let certificate = CertificateDer::from(params.signed_by(&key, &self.issuer)?);
+        let (certificate, key) = self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)?;
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key));
         let provider = rustls::crypto::ring::default_provider();
         let certified_key = Arc::new(CertifiedKey::from_der(vec![certificate], key, &provider)?);
         let Validity { not_before, not_after } = validity;
         Ok(Leaf { certified_key, not_before, not_after })
+    }
+
+    /// A new client certificate with a new key and the common name `name`, by which a server knows its caller. It ends
+    /// as a leaf does.
+    pub fn issue_client(
+        &self,
+        name: &str,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<ClientPair, IssueError> {
+        let validity = self.validity(now, lifetime)?;
+        let (certificate, key) = self.sign(params(name, validity)?, ExtendedKeyUsagePurpose::ClientAuth)?;
+        let (certificate, key) = (pem::encode_certificate(&certificate), key.serialize_pem());
+        Ok(ClientPair { certificate, key, validity })
+    }
+
+    /// That of what is issued now.
+    fn validity(&self, now: Timestamp, lifetime: Duration) -> Result<Validity, IssueError> {
+        let not_after = self.validity.not_after;
+        if now >= not_after {
+            return Err(IssueError::Expired { not_after });
+        }
+        let validity = Validity::starting(now, lifetime).ok_or(IssueError::LifetimeOutOfRange)?;
+        Ok(validity.ending_by(not_after))
+    }
+
+    /// For one use alone: who serves is not believed to be a client, nor the other way round.
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        usage: ExtendedKeyUsagePurpose,
+    ) -> Result<(CertificateDer<'static>, KeyPair), IssueError> {
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        Ok((CertificateDer::from(params.signed_by(&key, &self.issuer)?), key))
     }
 
     /// The certificate, as DER.

@@ -1,13 +1,15 @@
 //! Which clients a server lets in: those with a certificate of the given CAs, and of the given names if there are any.
 //!
-//! **Architecture invariant:** no I/O: whoever reads the CAs swaps them in. There are always some, so that no moment exists
-//! at which everybody or nobody is let in.
+//! **Architecture invariant:** no I/O: whoever reads the CAs swaps them in. While there are none, nobody is let in; no moment
+//! exists at which everybody is.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
 use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
@@ -17,6 +19,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
+use crate::bundle::Bundle;
 use crate::pem::{self, PemError};
 
 /// Why a text does not name the CAs of clients.
@@ -37,20 +40,49 @@ pub enum ClientsError {
 /// Lets in clients with a certificate of one of the CAs that were swapped in last.
 pub struct Clients {
     names: Vec<String>,
-    verifier: ArcSwap<Arc<dyn ClientCertVerifier>>,
+    algorithms: WebPkiSupportedAlgorithms,
+    /// `None`: there is no CA yet.
+    verifier: ArcSwapOption<Arc<dyn ClientCertVerifier>>,
 }
 
 impl Clients {
+    /// Lets in nobody, until CAs are swapped in.
+    pub fn none_yet(names: Vec<String>) -> Self {
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        Self { names, algorithms, verifier: ArcSwapOption::empty() }
+    }
+
     /// Lets in clients of the CAs in `text`; of all common names, if `names` is empty.
     pub fn new(text: &[u8], names: Vec<String>) -> Result<Self, ClientsError> {
-        Ok(Self { names, verifier: ArcSwap::from_pointee(verifier(text)?) })
+        let clients = Self::none_yet(names);
+        clients.swap(text)?;
+        Ok(clients)
     }
 
     /// Lets in clients of the CAs in `text` from the next handshake on, and of no others. Unless they can be read: then
     /// nothing changes.
     pub fn swap(&self, text: &[u8]) -> Result<(), ClientsError> {
-        self.verifier.store(Arc::new(verifier(text)?));
+        let mut roots = RootCertStore::empty();
+        for (index, certificate) in
+            pem::certificates(text).map_err(ClientsError::Text)?.into_iter().enumerate()
+        {
+            if !add(&mut roots, certificate) {
+                return Err(ClientsError::NotACa { position: index + 1 });
+            }
+        }
+        let verifier = verifier(roots).ok_or(ClientsError::Text(PemError::Missing))?;
+        self.verifier.store(Some(Arc::new(verifier)));
         Ok(())
+    }
+
+    /// Lets in clients of the CAs in `bundle` that are valid at `at` from the next handshake on, and of no others; nobody,
+    /// if there are none.
+    pub fn trust(&self, bundle: &Bundle, at: Timestamp) {
+        let mut roots = RootCertStore::empty();
+        for ca in bundle.iter().filter(|ca| ca.is_valid(at)) {
+            add(&mut roots, CertificateDer::from_slice(&ca.der).into_owned());
+        }
+        self.verifier.store(verifier(roots).map(Arc::new));
     }
 
     fn is_named(&self, certificate: &CertificateDer<'_>) -> bool {
@@ -60,20 +92,18 @@ impl Clients {
     }
 }
 
-fn verifier(text: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, ClientsError> {
-    let mut roots = RootCertStore::empty();
-    for (index, certificate) in pem::certificates(text).map_err(ClientsError::Text)?.into_iter().enumerate() {
-        let not_a_ca = ClientsError::NotACa { position: index + 1 };
-        // What is trusted may be any certificate for rustls; one that may not sign would let in nobody.
-        let is_ca = matches!(X509Certificate::from_der(&certificate), Ok(([], parsed)) if parsed.is_ca());
-        if !is_ca || roots.add(certificate).is_err() {
-            return Err(not_a_ca);
-        }
-    }
+/// Whether it is trusted now. What is trusted may be any certificate for rustls; one that may not sign would let in nobody,
+/// or whoever has its key.
+fn add(roots: &mut RootCertStore, certificate: CertificateDer<'static>) -> bool {
+    let is_ca = matches!(X509Certificate::from_der(&certificate), Ok(([], parsed)) if parsed.is_ca());
+    is_ca && roots.add(certificate).is_ok()
+}
+
+fn verifier(roots: RootCertStore) -> Option<Arc<dyn ClientCertVerifier>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     // It fails without roots, and with revocation lists that cannot be read.
-    builder.build().map_err(|_| ClientsError::Text(PemError::Missing))
+    builder.build().ok()
 }
 
 impl ClientCertVerifier for Clients {
@@ -88,7 +118,9 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.verifier.load().verify_client_cert(end_entity, intermediates, now)?;
+        let current = self.verifier.load();
+        let current = current.as_deref().ok_or(CertificateError::UnknownIssuer)?;
+        let verified = current.verify_client_cert(end_entity, intermediates, now)?;
         if self.is_named(end_entity) {
             Ok(verified)
         } else {
@@ -102,7 +134,7 @@ impl ClientCertVerifier for Clients {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.load().verify_tls12_signature(message, cert, dss)
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -111,11 +143,11 @@ impl ClientCertVerifier for Clients {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.load().verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.load().supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 

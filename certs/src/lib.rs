@@ -8,12 +8,14 @@
 //! 6. [`rotation`]: which step is next, from the first CA to its orderly replacement.
 //! 7. [`Issued`] and [`Known`]: when a replica renews its leaf, and when it may change to one of another CA.
 //! 8. [`Clients`]: which clients a server lets in.
+//! 9. [`ClientPair`]: what such a client shows, where the authority issues that too.
 //!
 //! **Architecture invariant:** nothing here knows of Kubernetes objects, reads a clock or does I/O. What
 //! is stored comes in as bytes and the time as an argument, so every expiry is a test without a sleep.
 
 mod authority;
 mod bundle;
+mod client_pair;
 mod clients;
 mod leaf;
 mod pem;
@@ -25,6 +27,7 @@ mod validity;
 
 pub use authority::{Authority, AuthorityError, IssueError};
 pub use bundle::{Bundle, BundleError, CaCertificate};
+pub use client_pair::{ClientPair, PairError, stored_pair};
 pub use clients::{Clients, ClientsError};
 pub use leaf::{Leaf, LeafError};
 pub use pem::{LARGEST_PEM, PemError};
