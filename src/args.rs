@@ -140,8 +140,8 @@ pub struct RunArgs {
     pub tls_key_file: Option<PathBuf>,
 
     /// Have the authorities in this file trusted by the webhook configurations: that of --tls-cert-file, or beside the
-    /// operator's own one while changing over from or to mounted files. Not with cert-manager's annotation
-    /// cert-manager.io/inject-ca-from, which does the same.
+    /// operator's own one while changing over from or to mounted files. Not beside the operator's own one with cert-manager's
+    /// annotation cert-manager.io/inject-ca-from, which does the same. KEDA's certificate is verified by them too.
     #[arg(long, env = "TLS_CA_FILE", value_name = "FILE")]
     pub tls_ca_file: Option<PathBuf>,
 

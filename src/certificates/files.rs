@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use super::run::{Certificates, Turn};
-use super::{CertificateError, CertificateSettings, Source, clock, injection};
+use super::{CertificateError, CertificateSettings, Source, clock, injection, keda};
 
 /// Between two looks at the files. A kubelet takes up to a minute to bring a change here.
 const POLL: Duration = Duration::from_secs(2);
@@ -78,19 +78,27 @@ impl FromFiles {
             self.serve(certificates, found);
         }
         let now = clock::of_the_api_server(client).await?;
-        let configurations = injection::read(client, settings).await?;
+        let (configurations, keda) =
+            tokio::join!(injection::read(client, settings), keda::read(client, settings));
+        let configurations = configurations?;
         turn.note_absent(&configurations);
         let trusted = |leaf: &Leaf, bundles: &[Bundle]| {
             bundles.iter().all(|bundle| leaf.verify(bundle, &settings.server_name(), now).is_ok())
         };
-        let ours = bundle(settings.ca_file.as_deref()).unwrap_or_else(|error| {
-            turn.failures.push(error.to_string());
-            Bundle::default()
-        });
-        if !ours.is_empty() {
+        let ours = match bundle(settings.ca_file.as_deref()) {
+            Ok(ours) => {
+                certificates.scaler_clients.trust(&ours, now);
+                Some(ours)
+            }
+            Err(error) => {
+                turn.failures.push(error.to_string());
+                None
+            }
+        };
+        if let Some(ours) = ours.as_ref().filter(|ours| !ours.is_empty()) {
             // Added to what is there and never in place of it: replicas of the other mode may still serve.
             for configuration in configurations.iter().filter(|found| !found.is_injected_by_cert_manager()) {
-                turn.inject(client, configuration, |entry| entry.with(&ours)).await;
+                turn.inject(client, configuration, |entry| entry.with(ours)).await;
             }
         }
         let carried = injection::carried(&configurations);
@@ -108,10 +116,19 @@ impl FromFiles {
                 ));
             }
         }
+        if let (Some(keda), Some(ours)) = (keda, &ours) {
+            // Its Secret is another's to write: cert-manager's.
+            let serving = keda::Serving { leaf: self.served.as_ref(), bundle: ours, at: now };
+            keda.turn(certificates, turn, &serving, None).await;
+        }
         turn.ready = turn.absent.is_empty()
             && !carried.is_empty()
             && self.served.as_ref().is_some_and(|served| trusted(served, &carried));
-        if !turn.ready && turn.failures.is_empty() && turn.absent.is_empty() && ours.is_empty() {
+        if !turn.ready
+            && turn.failures.is_empty()
+            && turn.absent.is_empty()
+            && ours.is_some_and(|ours| ours.is_empty())
+        {
             turn.failures.push(format!(
                 "the certificate in {} is not verified by the caBundle of every webhook; annotate the configurations for cert-manager, or give --tls-ca-file",
                 certificate.display()

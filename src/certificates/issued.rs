@@ -1,7 +1,7 @@
 //! One turn where leaves are issued by the CA in the Secret.
 //!
 //! **Architecture invariant:** the order of reading is what the safety of a rotation rests on (see `certs::rotation`):
-//! the time, then the configurations, then the Secret, then the time again. Nothing is written but for what was read in
+//! the time, then the configurations and what KEDA has, then the Secret, then the time again. Nothing is written but for what was read in
 //! the same turn, and nothing is issued from an older one.
 
 use std::collections::hash_map::RandomState;
@@ -15,7 +15,7 @@ use tokio::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::run::{Certificates, Turn};
-use super::{CertificateError, clock, files, injection, secret};
+use super::{CertificateError, clock, files, injection, keda, secret};
 
 /// What this replica serves and has seen.
 pub struct FromSecret {
@@ -45,7 +45,8 @@ impl FromSecret {
     ) -> Result<(), CertificateError> {
         let Certificates { client, settings, .. } = certificates;
         let before = clock::of_the_api_server(client).await?;
-        let configurations = injection::read(client, settings).await;
+        let (configurations, keda) =
+            tokio::join!(injection::read(client, settings), keda::read(client, settings));
         let (found, stored) = secret::read(client, settings).await?;
         let after = clock::of_the_api_server(client).await?;
         let moment = Moment { before, after, own: (certificates.own_time)() };
@@ -79,12 +80,27 @@ impl FromSecret {
                 stored
             }
         };
-        self.leaf(certificates, turn, &stored, &carried, &moment)?;
+        self.leaf(certificates, turn, &stored, &carried, keda.as_ref(), &moment)?;
 
         let Ok(bundle) = &stored.state.bundle else { return Ok(()) };
-        let published = bundle.clone().union(&beside).to_pem();
+        let published = bundle.clone().union(&beside);
+        certificates.scaler_clients.trust(&published, moment.before);
+        let text = published.to_pem();
         for configuration in &configurations {
-            turn.inject(client, configuration, |_| published.clone()).await;
+            turn.inject(client, configuration, |_| text.clone()).await;
+        }
+        if let Some(keda) = &keda {
+            let leaf = self.served.as_ref().map(|(_, leaf)| leaf);
+            let serving = keda::Serving { leaf, bundle: &published, at: moment.before };
+            let issuer = stored.signer.as_ref().map(|authority| keda::Issuer {
+                authority,
+                known_in: self.known.known_in(
+                    &authority.into(),
+                    self.started.elapsed(),
+                    settings.policy.propagation,
+                ),
+            });
+            keda.turn(certificates, turn, &serving, issuer.as_ref()).await;
         }
         let Some((issued, leaf)) = &self.served else { return Ok(()) };
         let name = settings.server_name();
@@ -114,6 +130,7 @@ impl FromSecret {
         turn: &mut Turn,
         stored: &Stored,
         carried: &[Bundle],
+        keda: Option<&keda::Seen>,
         moment: &Moment,
     ) -> Result<(), CertificateError> {
         let Certificates { settings, resolver, metrics, .. } = certificates;
@@ -129,8 +146,14 @@ impl FromSecret {
             stored.state.is_settled(moment, &settings.policy),
         );
         let known_in = self.known.known_in(signer, elapsed, settings.policy.propagation);
-        let due_in = |issued: &Issued, jitter| issued.due_in(signer, known_in, moment.before, jitter);
-        if self.served.as_ref().is_none_or(|(issued, _)| due_in(issued, self.jitter).is_zero()) {
+        let due_in = |(issued, leaf): &(Issued, Leaf), jitter| {
+            let now = moment.before;
+            // KEDA is to know the CA as well; but no longer than a leaf can well wait for anything.
+            let kedas = keda.is_some_and(|keda| keda.would_lose(leaf, signer, &settings.scaler_name(), now));
+            let wait = if kedas { issued.due_in(&issued.ca, None, now, jitter) } else { Duration::ZERO };
+            issued.due_in(signer, known_in.map(|known_in| known_in.max(wait)), now, jitter)
+        };
+        if self.served.as_ref().is_none_or(|served| due_in(served, self.jitter).is_zero()) {
             // Its life counts from before the Secret was read: see `certs::rotation`.
             let leaf =
                 authority.issue(&settings.server_names(), moment.before, settings.policy.leaf_lifetime)?;
@@ -140,7 +163,7 @@ impl FromSecret {
             let issued = Issued { ca: signer.clone(), at: moment.before, not_after: leaf.not_after() };
             self.served = Some((issued, leaf));
         }
-        turn.again_in(self.served.as_ref().map(|(issued, _)| due_in(issued, self.jitter)));
+        turn.again_in(self.served.as_ref().map(|served| due_in(served, self.jitter)));
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 //! - [`secret`]: the Secret that holds the CA: read, and written step by step.
 //! - [`issued`]: one turn where leaves are issued by that CA.
 //! - [`files`]: one turn where the leaf is read from mounted files.
+//! - [`keda`]: the Secret by which KEDA and the external scaler know each other.
 //! - [`clients`]: the file with the CAs of whoever may call.
 //! - [`mod@run`]: the loop that takes a turn whenever something may have changed.
 //!
@@ -18,6 +19,7 @@ pub mod clock;
 pub mod files;
 pub mod injection;
 pub mod issued;
+pub mod keda;
 pub mod run;
 pub mod secret;
 pub mod settings;
@@ -63,6 +65,16 @@ pub enum CertificateError {
         name: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The Secret that KEDA reads is to be changed and cannot be.
+    #[error(
+        "Secret {name} in namespace {namespace} is not up to date and is immutable; delete it and apply deploy/keda.yaml: kubectl -n {namespace} delete secret {name}"
+    )]
+    ImmutableForKeda {
+        /// The Secret's namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
     },
     /// A mounted file cannot be used.
     #[error("{path}: {reason}; what was read before stays in use")]

@@ -8,8 +8,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use certs::Resolver;
 use certs::rotation::Moment;
+use certs::{Clients, Resolver};
 use futures::future::{FutureExt as _, ready};
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
 use jiff::Timestamp;
@@ -31,7 +31,8 @@ use crate::telemetry::CertificateMetrics;
 use super::files::{self, FromFiles};
 use super::injection::{Configuration, Entry};
 use super::issued::FromSecret;
-use super::{CertificateError, CertificateSettings, Source, summary};
+use super::{CertificateError, CertificateSettings, Source, keda, summary};
+use crate::args::ScalerMode;
 
 /// A turn without cause, for what no watch reports: a leaf that comes of age, a watch that died silently.
 const INTERVAL: Duration = Duration::from_mins(3);
@@ -55,6 +56,11 @@ pub struct Certificates {
     /// Becomes true once every named configuration was seen with a bundle in each of its entries that verifies what is
     /// served, and stays so: a bundle that is cleared later is put back, and makes no replica unready.
     pub in_place: watch::Sender<bool>,
+    /// Whom the external scaler lets in: kept in step with the CAs that are trusted.
+    pub scaler_clients: Arc<Clients>,
+    /// Whether KEDA can call the external scaler: at once without TLS, never where there is none, and otherwise as long as
+    /// what KEDA reads fits what is served.
+    pub published: watch::Sender<bool>,
     /// Whether this replica is the one that rotates the CA.
     pub leading: watch::Receiver<bool>,
     /// The clock of this node, which is compared with the API server's.
@@ -71,6 +77,7 @@ pub async fn run(certificates: Certificates) {
     let mut files = FromFiles::default();
     let mut last = Turn::default();
     let mut retry = RETRY_FLOOR;
+    certificates.published.send_replace(certificates.settings.scaler == ScalerMode::Plaintext);
     loop {
         let mut turn = Turn::default();
         let ended = match certificates.settings.source {
@@ -86,6 +93,9 @@ pub async fn run(certificates: Certificates) {
         if turn.ready {
             certificates.in_place.send_if_modified(|was| !std::mem::replace(was, true));
         }
+        if let Some(published) = turn.published {
+            publish(&certificates.published, published);
+        }
         let wait = if turn.failures.is_empty() {
             retry = RETRY_FLOOR;
             if turn.conflict.is_some() {
@@ -99,6 +109,7 @@ pub async fn run(certificates: Certificates) {
             wait
         };
         tell(&last, &turn);
+        turn.tell_of_keda(&last);
         last = turn;
 
         sleep(SETTLE).await;
@@ -124,6 +135,12 @@ pub struct Turn {
     pub ready: bool,
     /// What another's write came before. Once, that is no failure: what it wrote is to be read.
     pub conflict: Option<String>,
+    /// Whether KEDA can call the external scaler; `None`: as far as it is known, that is as it was.
+    pub published: Option<bool>,
+    /// What is in the way of that, or of its lasting, in words. It is no failure: webhooks do not wait for KEDA.
+    pub keda: Vec<String>,
+    /// What was told of it.
+    keda_told: Vec<String>,
     /// When there is something to do, if nothing else happens.
     again: Option<Duration>,
 }
@@ -169,6 +186,17 @@ impl Turn {
         }
     }
 
+    /// Logs what is in the way of KEDA's calls, once, if it is the second turn that meets it: what another replica is just
+    /// about to write is no trouble.
+    fn tell_of_keda(&mut self, before: &Self) {
+        for trouble in self.keda.iter().filter(|trouble| before.keda.contains(trouble)) {
+            if !before.keda_told.contains(trouble) {
+                warn!("{trouble}; looking again every few seconds");
+            }
+            self.keda_told.push(trouble.clone());
+        }
+    }
+
     /// Notes what did not succeed.
     pub fn failed(&mut self, error: &CertificateError) {
         if error.is_conflict() {
@@ -179,9 +207,20 @@ impl Turn {
     }
 }
 
+/// Tells whether KEDA can call, if that is something else than before.
+fn publish(published: &watch::Sender<bool>, now: bool) {
+    if published.send_if_modified(|was| std::mem::replace(was, now) != now) {
+        if now {
+            info!("KEDA can call the external scaler");
+        } else {
+            warn!("KEDA cannot call the external scaler any more");
+        }
+    }
+}
+
 /// Logs what differs from the turn before: a lasting trouble is one line, and so is its end.
 fn tell(before: &Turn, now: &Turn) {
-    let Turn { failures, absent, ready: _, conflict: _, again: _ } = now;
+    let Turn { failures, absent, ready: _, conflict: _, published: _, keda: _, keda_told: _, again: _ } = now;
     for failure in failures.iter().filter(|failure| !before.failures.contains(failure)) {
         warn!("{failure}; trying again");
     }
@@ -197,6 +236,7 @@ fn tell(before: &Turn, now: &Turn) {
 fn changes(client: &Client, settings: &CertificateSettings) -> SelectAll<BoxStream<'static, ()>> {
     let mut changes = SelectAll::new();
     changes.push(files::changes(settings));
+    changes.push(keda::changes(client, settings));
     if settings.source == Source::Issued {
         let secrets = Api::namespaced(client.clone(), &settings.namespace);
         changes.push(changes_of::<Secret>(secrets, &settings.secret_name));
@@ -212,7 +252,7 @@ fn changes(client: &Client, settings: &CertificateSettings) -> SelectAll<BoxStre
 
 /// Watches one object by its name, which is what RBAC's `resourceNames` allow, and its metadata alone: the
 /// turn reads what it needs, and no key material lies in a stream.
-fn changes_of<K>(api: Api<PartialObjectMeta<K>>, name: &str) -> BoxStream<'static, ()>
+pub(super) fn changes_of<K>(api: Api<PartialObjectMeta<K>>, name: &str) -> BoxStream<'static, ()>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + 'static,
     PartialObjectMeta<K>: Debug,

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use certs::rotation::Policy;
 
+use crate::args::ScalerMode;
+
 /// What to keep in step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateSettings {
@@ -28,6 +30,14 @@ pub struct CertificateSettings {
     pub ca_lifetime: Duration,
     /// When CA and leaf are replaced.
     pub policy: Policy,
+    /// Whether KEDA shows a certificate, which is then kept for it.
+    pub scaler: ScalerMode,
+    /// Service through which KEDA reaches the scaler; the leaf bears its DNS names too.
+    pub scaler_service: String,
+    /// Namespace of KEDA, and of the Secret that it reads.
+    pub keda_namespace: String,
+    /// Domain of the cluster's DNS names.
+    pub cluster_domain: String,
 }
 
 /// Where the leaf comes from.
@@ -45,10 +55,26 @@ pub enum Source {
 }
 
 impl CertificateSettings {
-    /// The names under which the API server (`<service>.<namespace>.svc`) and others in the cluster know us.
+    /// The names under which the API server (`<service>.<namespace>.svc`), KEDA and others in the cluster know us. The one by
+    /// which the API server verifies us comes first.
     pub fn server_names(&self) -> Vec<String> {
-        let name = format!("{}.{}", self.service_name, self.namespace);
-        vec![self.server_name(), format!("{name}.svc.cluster.local"), name]
+        let Self { namespace, service_name, scaler_service, cluster_domain, .. } = self;
+        let webhooks = format!("{service_name}.{namespace}");
+        let scaler = format!("{scaler_service}.{namespace}");
+        vec![
+            self.server_name(),
+            format!("{webhooks}.svc.{cluster_domain}"),
+            webhooks,
+            self.scaler_name(),
+            format!("{scaler}.svc.{cluster_domain}"),
+            scaler,
+            scaler_service.clone(),
+        ]
+    }
+
+    /// The name by which KEDA verifies us.
+    pub fn scaler_name(&self) -> String {
+        format!("{}.{}.svc", self.scaler_service, self.namespace)
     }
 
     /// The name by which the API server verifies us.

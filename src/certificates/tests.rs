@@ -1,5 +1,7 @@
 //! Turns against a scripted API server: what is read in which order, and what is written.
 
+mod keda;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -7,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use axum::http::{Request, Response};
 use certs::rotation::Policy;
 use certs::{
-    Authority, Bundle, CA_BUNDLE, CA_CERTIFICATE, CA_KEY, NEXT_CERTIFICATE, NEXT_KEY, Resolver, SINCE,
+    Authority, Bundle, CA_BUNDLE, CA_CERTIFICATE, CA_KEY, Clients, NEXT_CERTIFICATE, NEXT_KEY, Resolver,
+    SINCE,
 };
 use http_body_util::{BodyExt as _, Full};
 use jiff::Timestamp;
@@ -22,6 +25,8 @@ use super::files::FromFiles;
 use super::issued::FromSecret;
 use super::run::Turn;
 use super::*;
+use crate::api::names::SCALER_CLIENT;
+use crate::args::ScalerMode;
 
 pub const SECRET: &str = "/api/v1/namespaces/n/secrets/ca";
 pub const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/w";
@@ -43,6 +48,10 @@ pub fn settings() -> CertificateSettings {
             propagation: Duration::from_mins(1),
             clock_tolerance: Duration::from_mins(1),
         },
+        scaler: ScalerMode::Tls,
+        scaler_service: "scaler".into(),
+        keda_namespace: "keda".into(),
+        cluster_domain: "cluster.local".into(),
     }
 }
 
@@ -55,6 +64,8 @@ struct Server {
     requests: Arc<Mutex<Vec<String>>>,
     now: Arc<Mutex<Timestamp>>,
     version: Arc<Mutex<u64>>,
+    /// By method and path, the code of the answer.
+    refused: Arc<Mutex<BTreeMap<String, u16>>>,
     /// Called with each request before it is answered: another writer, at the worst moment.
     between: Between,
 }
@@ -66,6 +77,7 @@ impl Server {
             requests: Arc::default(),
             now: Arc::new(Mutex::new(Timestamp::now())),
             version: Arc::default(),
+            refused: Arc::default(),
             between: Arc::new(|_, _| {}),
         };
         for path in [MUTATING, VALIDATING] {
@@ -110,6 +122,14 @@ impl Server {
         self.get(path)["webhooks"].as_array().unwrap().iter().map(bundle).collect()
     }
 
+    fn refuse(&self, request: &str, code: Option<u16>) {
+        let mut refused = self.refused.lock().unwrap();
+        match code {
+            Some(code) => drop(refused.insert(request.to_owned(), code)),
+            None => drop(refused.remove(request)),
+        }
+    }
+
     fn later(&self, wait: Duration) {
         let mut now = self.now.lock().unwrap();
         *now = now.checked_add(wait).unwrap();
@@ -128,7 +148,9 @@ impl Server {
             )
         };
         let found = self.objects.lock().unwrap().get(&path).cloned();
+        let refused = self.refused.lock().unwrap().get(&format!("{method} {path}")).copied();
         let (code, answer) = match (method.as_str(), found) {
+            _ if refused.is_some() => fails(refused.unwrap_or_default()),
             ("GET", _) if path == "/version" => (200, json!({})),
             ("GET", Some(found)) => (200, found),
             ("POST", _) if self.get(SECRET) == Value::Null => {
@@ -169,6 +191,8 @@ impl Server {
             settings,
             resolver: Arc::new(Resolver::new()),
             in_place: watch::channel(false).0,
+            scaler_clients: Arc::new(Clients::none_yet(vec![SCALER_CLIENT.into()])),
+            published: watch::channel(false).0,
             leading: watch::channel(leading).1,
             own_time: Box::new({
                 let now = Arc::clone(&self.now);
@@ -225,7 +249,17 @@ async fn what_is_read_is_read_in_the_order_that_rotations_rest_on() {
     let (server, mut replica) = started().await;
     replica.turn().await;
     let reads = ["/version", MUTATING, VALIDATING, SECRET, "/version"].map(|path| format!("GET {path}"));
-    assert_eq!(*server.requests.lock().unwrap(), reads, "and nothing is written");
+    let (keda, others): (Vec<_>, Vec<_>) = server
+        .requests
+        .lock()
+        .unwrap()
+        .iter()
+        .cloned()
+        .enumerate()
+        .partition(|(_, path)| path.contains("scaler"));
+    assert!(keda.len() == 2 && keda.iter().all(|(index, _)| (1..5).contains(index)), "{keda:?} {others:?}");
+    let others: Vec<_> = others.into_iter().map(|(_, path)| path).collect();
+    assert_eq!(others, reads, "and nothing is written");
 }
 
 #[tokio::test]
@@ -426,25 +460,50 @@ impl Mounted {
         let source = Source::Files { certificate: path("tls.crt"), key: path("tls.key") };
         let settings = CertificateSettings { source, ca_file: Some(path("ca.crt")), ..settings() };
         let mounted = Self { folder, settings };
-        mounted.issue();
+        mounted.issue_all();
         mounted
     }
 
+    /// A new issuer, and a leaf of it with every name.
+    fn issue_all(&self) {
+        let names = self.settings.server_names();
+        self.issue(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
     /// A new issuer, and a leaf of it.
-    fn issue(&self) {
+    fn issue(&self, names: &[&str]) {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let ca = params.self_signed(&key).unwrap();
-        let issuer = rcgen::Issuer::new(params, key);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let leaf = rcgen::CertificateParams::new(self.settings.server_names())
-            .unwrap()
-            .signed_by(&key, &issuer)
-            .unwrap();
         self.write("ca.crt", &ca.pem());
-        self.write("tls.crt", &leaf.pem());
-        self.write("tls.key", &key.serialize_pem());
+        self.write("ca.key", &key.serialize_pem());
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let (certificate, key) = self.signed(&rcgen::CertificateParams::new(names).unwrap());
+        self.write("tls.crt", &certificate);
+        self.write("tls.key", &key);
+    }
+
+    /// Fills a Secret with what a client of the issuer needs.
+    fn client(&self, name: &str, fill: impl Fn(&str, &[u8])) {
+        let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let (certificate, key) = self.signed(&params);
+        fill("ca.crt", self.read("ca.crt").as_bytes());
+        fill("tls.crt", certificate.as_bytes());
+        fill("tls.key", key.as_bytes());
+    }
+
+    fn signed(&self, params: &rcgen::CertificateParams) -> (String, String) {
+        let issuers = rcgen::KeyPair::from_pem(&self.read("ca.key")).unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_pem(&self.read("ca.crt"), issuers).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(name)).unwrap()
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -479,7 +538,7 @@ async fn mounted_files_are_served_trusted_swapped_and_kept_while_they_are_bad() 
     assert_eq!(kept, first);
     assert_eq!(certificates.metrics.unusable_files.get(), 1);
 
-    mounted.issue();
+    mounted.issue_all();
     let (turn, kept) = run().await;
     assert!(turn.failures[0].contains("not verified by every caBundle yet"), "{turn:?}");
     assert_eq!(kept, first, "its issuer is made known first");

@@ -26,6 +26,7 @@ use webhook::handler::reviews;
 use webhook::server::{Limits, Protocol, Stop, Transport, serve, tls_config};
 
 use crate::admit::{Admission, Endpoint, Phase};
+use crate::api::names::SCALER_CLIENT;
 use crate::args::{RunArgs, ScalerMode};
 use crate::certificates::clients::ClientFile;
 use crate::certificates::{self, CertificateSettings, Certificates, Source};
@@ -122,11 +123,15 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let listed = synced.subscribe();
     let watches = tokio::spawn(watch_all(client.clone(), Arc::clone(&world), synced, args.scaler));
     let (leading, leading_seen) = watch::channel(false);
+    let scaler_clients = Arc::new(certs::Clients::none_yet(vec![SCALER_CLIENT.to_owned()]));
+    let (published, _published_seen) = watch::channel(false);
     let certificates = tokio::spawn(certificates::run(Certificates {
         client: client.clone(),
         settings: certificate_settings,
         resolver,
         in_place: bundle_in_place,
+        scaler_clients: Arc::clone(&scaler_clients),
+        published,
         leading: leading_seen,
         own_time: Box::new(Timestamp::now),
         metrics: certificate_metrics,
@@ -329,6 +334,10 @@ fn certificate_settings(args: &RunArgs) -> CertificateSettings {
         },
         ca_file: args.tls_ca_file.clone(),
         ca_lifetime: args.ca_life,
+        scaler: args.scaler,
+        scaler_service: args.scaler_service.clone(),
+        keda_namespace: args.keda_namespace.clone(),
+        cluster_domain: args.cluster_domain.clone(),
         policy: Policy {
             lead: args.ca_rotation_lead,
             leaf_lifetime: args.leaf_life,

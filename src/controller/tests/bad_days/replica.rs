@@ -48,6 +48,8 @@ impl Replica {
             settings: settings(),
             resolver: Arc::default(),
             in_place,
+            scaler_clients: Arc::new(certs::Clients::none_yet(Vec::new())),
+            published: watch::channel(false).0,
             leading: leading_seen,
             own_time: Box::new(Timestamp::now),
             metrics: CertificateMetrics::default(),
