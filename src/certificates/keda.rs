@@ -123,7 +123,15 @@ async fn authentication(client: &Client) -> Result<Option<DynamicObject>, Certif
     let resource = ApiResource::from_gvk_with_plural(&kind, "clustertriggerauthentications");
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     let action = || format!("read ClusterTriggerAuthentication {SCALER_AUTHENTICATION}");
-    bounded(action, api.get_opt(SCALER_AUTHENTICATION)).await
+    match bounded(action, api.get_opt(SCALER_AUTHENTICATION)).await {
+        // Where there is no such kind, the answer is no more than the code.
+        Err(CertificateError::Call { source, .. })
+            if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404) =>
+        {
+            Ok(None)
+        }
+        found => found,
+    }
 }
 
 /// Whether KEDA reads each of its parameters from our Secret, and from nowhere else.

@@ -150,6 +150,8 @@ impl Server {
         let found = self.objects.lock().unwrap().get(&path).cloned();
         let refused = self.refused.lock().unwrap().get(&format!("{method} {path}")).copied();
         let (code, answer) = match (method.as_str(), found) {
+            // So an API server answers for a kind that it does not know.
+            _ if refused == Some(404) => (404, json!("404 page not found")),
             _ if refused.is_some() => fails(refused.unwrap_or_default()),
             ("GET", _) if path == "/version" => (200, json!({})),
             ("GET", Some(found)) => (200, found),

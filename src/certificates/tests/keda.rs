@@ -391,13 +391,18 @@ async fn what_does_not_lead_to_the_secret_is_not_published(
 }
 
 #[rstest]
-#[case::nothing_there(None)]
-// What a cluster answers where neither KEDA nor the Role in its namespace exists.
-#[case::forbidden(Some(403))]
+#[case::nothing_there(None, None)]
+// What a cluster answers where neither KEDA's kinds nor the Role in its namespace exist.
+#[case::not_installed(Some(404), Some(403))]
+#[case::no_manifest(None, Some(403))]
 #[tokio::test]
-async fn without_keda_nothing_is_said_and_nothing_waits(#[case] code: Option<u16>) {
+async fn without_keda_nothing_is_said_and_nothing_waits(
+    #[case] authentication: Option<u16>,
+    #[case] secret: Option<u16>,
+) {
     let (server, mut replica) = started().await;
-    server.refuse(&format!("GET {KEDA}"), code);
+    server.refuse(&format!("GET {AUTHENTICATION}"), authentication);
+    server.refuse(&format!("GET {KEDA}"), secret);
     let turn = replica.turn().await;
     assert_eq!((turn.published, turn.keda.as_slice()), (Some(false), [].as_slice()));
     assert!(turn.ready && turn.failures.is_empty());
