@@ -125,9 +125,7 @@ async fn authentication(client: &Client) -> Result<Option<DynamicObject>, Certif
     let action = || format!("read ClusterTriggerAuthentication {SCALER_AUTHENTICATION}");
     match bounded(action, api.get_opt(SCALER_AUTHENTICATION)).await {
         // Where there is no such kind, the answer is no more than the code.
-        Err(CertificateError::Call { source, .. })
-            if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404) =>
-        {
+        Err(CertificateError::Call { source, .. }) if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404) => {
             Ok(None)
         }
         found => found,

@@ -2,15 +2,15 @@
 //!
 //! Architecture invariant: ties modules together and decides when to be ready and when to stop; nothing else.
 
+mod health;
+mod scaler;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::get;
 use certs::rotation::Policy;
 use jiff::Timestamp;
 use kube::{Client, Config};
@@ -27,7 +27,7 @@ use webhook::server::{Limits, Protocol, Stop, Transport, serve, tls_config};
 
 use crate::admit::{Admission, Endpoint, Phase};
 use crate::api::names::SCALER_CLIENT;
-use crate::args::{RunArgs, ScalerMode};
+use crate::args::RunArgs;
 use crate::certificates::clients::ClientFile;
 use crate::certificates::{self, CertificateSettings, Certificates, Source};
 use crate::leader::{self, Candidate, Fence, LeaseApi, TermError, fenced_client};
@@ -35,16 +35,12 @@ use crate::telemetry::{Metrics, start_logging};
 use crate::world::World;
 use crate::world::live::Live;
 use crate::world::watch::Synced;
-use crate::{controller, pace, resume, scaler, world};
+use crate::{controller, pace, resume, world};
+
+use health::{Health, serve_plain};
+use scaler::ScalerPort;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Most connections to the plain port: every probe of a kubelet and every Prometheus has room, and a crowd takes few
-/// of the process's file descriptors.
-const PLAIN_CONNECTIONS: usize = 64;
-
-/// Most connections to the scaler. KEDA keeps one for all of its ScaledObjects, and its successor opens another.
-const SCALER_CONNECTIONS: usize = 64;
 
 /// Runs until the first SIGTERM or SIGINT has been answered by a drain; the second ends the process at once.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -78,18 +74,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let plain = TcpListener::bind(args.plain_listen)
         .await
         .with_context(|| format!("cannot listen on {}", args.plain_listen))?;
-    let scaler_listener = match args.scaler {
-        ScalerMode::Tls | ScalerMode::Plaintext => Some(
-            TcpListener::bind(args.scaler_listen)
-                .await
-                .with_context(|| format!("cannot listen on {}", args.scaler_listen))?,
-        ),
-        ScalerMode::Off => {
-            // Nobody asks for what it would read.
-            synced.send_modify(|synced| (synced.sets, synced.pods) = (true, true));
-            None
-        }
-    };
+    let scaler_clients = Arc::new(certs::Clients::none_yet(vec![SCALER_CLIENT.to_owned()]));
+    let scaler_port = ScalerPort::bind(&args, &resolver, &scaler_clients).await?;
     let certificate_metrics = metrics.certificates.clone();
     let health = Health {
         synced: synced_seen,
@@ -113,34 +99,24 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let limits = Limits { drain: args.drain, connections: connections()?, ..Limits::default() };
     let stop = Stop { lame_duck: stopping.clone(), ..Stop::default() };
 
-    let scaler_transport = match args.scaler {
-        ScalerMode::Plaintext => Transport::PlainHttp2,
-        ScalerMode::Tls | ScalerMode::Off => {
-            Transport::Tls(tls_config(Arc::clone(&resolver) as _, Protocol::Http2, None))
-        }
-    };
-
     let listed = synced.subscribe();
-    let watches = tokio::spawn(watch_all(client.clone(), Arc::clone(&world), synced, args.scaler));
+    let asks = scaler_port.is_some();
+    let watches = tokio::spawn(world::watch::run(client.clone(), Arc::clone(&world), synced, asks));
     let (leading, leading_seen) = watch::channel(false);
-    let scaler_clients = Arc::new(certs::Clients::none_yet(vec![SCALER_CLIENT.to_owned()]));
     let (published, _published_seen) = watch::channel(false);
     let certificates = tokio::spawn(certificates::run(Certificates {
         client: client.clone(),
         settings: certificate_settings,
         resolver,
         in_place: bundle_in_place,
-        scaler_clients: Arc::clone(&scaler_clients),
+        scaler_clients,
         published,
         leading: leading_seen,
         own_time: Box::new(Timestamp::now),
         metrics: certificate_metrics,
     }));
-    let scaler = scaler_listener.map(|listener| {
-        let limits = Limits { connections: SCALER_CONNECTIONS, ..limits };
-        let routes = scaler::routes(Arc::clone(&world), live);
-        tokio::spawn(serve(listener, scaler_transport, routes, limits, stop.clone()))
-    });
+    let routes = crate::scaler::routes(Arc::clone(&world), live);
+    let scaler = scaler_port.map(|port| port.serve(routes, limits, stop.clone()));
     let mut leadership =
         tokio::spawn(lead(candidate, leaders_client, world, listed, leading, stopping.clone()));
     let client_file = tokio::spawn(async move {
@@ -280,17 +256,6 @@ async fn drain(grace: Duration, stop: &Stop, admission: JoinHandle<()>, scaler: 
     }
 }
 
-/// Fills what is known, as far as anybody asks for it.
-async fn watch_all(client: Client, world: Arc<World>, synced: watch::Sender<Synced>, scaler: ScalerMode) {
-    let all = world::watch::run(client.clone(), Arc::clone(&world), synced.clone());
-    match scaler {
-        ScalerMode::Off => all.await,
-        ScalerMode::Tls | ScalerMode::Plaintext => {
-            tokio::join!(all, world::watch::servers(client, world, synced));
-        }
-    }
-}
-
 /// Waits until the lease is given up. It is at once, so that another leads while this one still serves.
 async fn resign(leadership: JoinHandle<Result<(), TermError>>) {
     match leadership.await {
@@ -359,57 +324,6 @@ fn admission_routes(admission: &Arc<Admission>) -> Router {
         .route("/validate/scale", endpoint(Phase::Validating))
         .route("/validate/scaledobjects", endpoint(Phase::Validating))
         .route("/validate/horizontalpodautoscalers", endpoint(Phase::Validating))
-}
-
-/// Health, readiness and metrics. Readiness is asked for to the end, so that nobody stops this one.
-async fn serve_plain(listener: TcpListener, health: Health) {
-    let limits = Limits { connections: PLAIN_CONNECTIONS, ..Limits::default() };
-    serve(listener, Transport::Plain, plain_routes(health), limits, Stop::default()).await;
-}
-
-fn plain_routes(health: Health) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(|State(health): State<Health>| async move { health.metrics.page() }))
-        .with_state(health)
-}
-
-async fn ready(State(health): State<Health>) -> (StatusCode, String) {
-    match health.missing().as_slice() {
-        [] => (StatusCode::OK, "ok\n".into()),
-        missing => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", missing.join("\n"))),
-    }
-}
-
-/// What health and readiness are told from.
-#[derive(Clone)]
-struct Health {
-    synced: watch::Receiver<Synced>,
-    bundle: watch::Receiver<bool>,
-    stopping: CancellationToken,
-    metrics: Arc<Metrics>,
-}
-
-impl Health {
-    /// What is still missing before calls may come.
-    fn missing(&self) -> Vec<&'static str> {
-        let Synced { clusters, scalers, hpas, namespaces, sets, pods } = *self.synced.borrow();
-        [
-            (!clusters, "VLLMClusters are not listed yet"),
-            (!scalers, "ScaledObjects are not listed yet"),
-            (!hpas, "HorizontalPodAutoscalers are not listed yet"),
-            (!namespaces, "namespaces with an admission label are not listed yet"),
-            (!sets, "StatefulSets of VLLMClusters are not listed yet"),
-            (!pods, "pods of VLLMClusters are not listed yet"),
-            // The bundle comes after the leaf that it vouches for.
-            (!*self.bundle.borrow(), "the webhook configurations do not trust the served certificate yet"),
-            (self.stopping.is_cancelled(), "the operator is stopping"),
-        ]
-        .into_iter()
-        .filter_map(|(missing, what)| missing.then_some(what))
-        .collect()
-    }
 }
 
 #[cfg(test)]

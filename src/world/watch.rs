@@ -210,22 +210,29 @@ impl Sink<PodPart> for Pods {
     }
 }
 
-/// Fills what `world` knows of the servers of clusters, for as long as it is polled.
-pub async fn servers(client: Client, world: Arc<World>, synced: Sender<Synced>) {
+/// Fills what is known of the servers of clusters.
+async fn servers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
     let ours = || pace::watching().labels(&format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}"));
-    let sets = feed(Sets(Arc::clone(&world)), events::<SetPart>(client.clone(), ours()), &synced);
-    let pods = feed(Pods(world), events::<PodPart>(client, ours()), &synced);
+    let sets = feed(Sets(Arc::clone(&world)), events::<SetPart>(client.clone(), ours()), synced);
+    let pods = feed(Pods(world), events::<PodPart>(client, ours()), synced);
     tokio::join!(sets, pods);
 }
 
-/// Fills `world` for as long as it is polled.
-pub async fn run(client: Client, world: Arc<World>, synced: Sender<Synced>) {
+/// Fills `world` for as long as it is polled; with what is known of servers, if anybody asks for it.
+pub async fn run(client: Client, world: Arc<World>, synced: Sender<Synced>, asks_for_servers: bool) {
     let all = pace::watching;
     let labelled = all().labels(LABEL_ADMISSION);
     let clusters = feed(Clusters(Arc::clone(&world)), events::<ClusterPart>(client.clone(), all()), &synced);
     let hpas = feed(Hpas(Arc::clone(&world)), events::<HpaPart>(client.clone(), all()), &synced);
     let namespaces = feed(Namespaces(Arc::clone(&world)), events(client.clone(), labelled), &synced);
-    tokio::join!(clusters, hpas, namespaces, scalers(client, world, &synced));
+    let scalers = scalers(client.clone(), Arc::clone(&world), &synced);
+    let all = async { tokio::join!(clusters, hpas, namespaces, scalers) }.boxed();
+    if asks_for_servers {
+        tokio::join!(all, servers(client, world, &synced));
+    } else {
+        synced.send_modify(|synced| (synced.sets, synced.pods) = (true, true));
+        all.await;
+    }
 }
 
 /// Watches ScaledObjects while their CRD exists. A watch on an absent resource polls for ever, and one whose CRD

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Health, PLAIN_CONNECTIONS, serve_plain};
+use super::super::health::{Health, PLAIN_CONNECTIONS, serve_plain};
 use super::*;
 use crate::world::watch::Synced;
 

@@ -42,7 +42,7 @@ impl Replica {
         let (leading, leading_seen) = watch::channel(false);
         let client = network.client(None);
         let mut tasks = JoinSet::new();
-        tasks.spawn(crate::world::watch::run(client.clone(), Arc::clone(&world), synced));
+        tasks.spawn(crate::world::watch::run(client.clone(), Arc::clone(&world), synced, true));
         tasks.spawn(certificates::run(Certificates {
             client: client.clone(),
             settings: settings(),
@@ -84,7 +84,8 @@ impl Replica {
     /// What a replica knows that is started now.
     pub async fn known(server: &ApiServer) -> Arc<World> {
         let (world, (synced, mut seen)) = (Arc::new(World::default()), watch::channel(Synced::default()));
-        let running = tokio::spawn(crate::world::watch::run(server.client(), Arc::clone(&world), synced));
+        let running =
+            tokio::spawn(crate::world::watch::run(server.client(), Arc::clone(&world), synced, true));
         seen.wait_for(|synced| *synced == Synced::ALL).await.unwrap();
         running.abort();
         world
