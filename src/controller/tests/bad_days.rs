@@ -209,9 +209,9 @@ async fn live_through(case: &Case, moment: Duration) -> Result<(Duration, usize)
     }
     sleep(moment).await;
     let watches: BTreeSet<_> = network.calls().iter().filter_map(|(_, call)| watched(call)).collect();
-    // Clusters are watched by two, whose requests are the same; and the Lease, while another may hold it.
-    let watches = watches.len() + 2;
-    assert_eq!(watches, 15, "{about}: of what else?");
+    // Clusters and their pods are watched by two each, whose requests are the same; and the Lease, while another may hold it.
+    let watches = watches.len() + 3;
+    assert_eq!(watches, 17, "{about}: of what else?");
 
     network.begin(case.day);
     sleep(case.lasts / 2).await;
