@@ -25,6 +25,7 @@ mod plane_itself;
 mod removal;
 mod samples;
 mod scaled_objects;
+mod scaler_trust;
 mod steady_state;
 mod suite;
 mod transitions;
@@ -117,6 +118,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("certificates::a_lost_authority_is_made_anew", |plane| {
             Box::pin(certificates::lost_authority(plane))
         }),
+        ("scaler_trust::is_kept_whatever_becomes_of_it", |plane| Box::pin(scaler_trust::kept(plane))),
         ("certificates::a_rotation_loses_no_write", |plane| Box::pin(certificates::rotation(plane))),
         ("leadership::all_answer_and_one_leads", |plane| Box::pin(leadership::all_answer(plane))),
         ("leadership::a_killed_leader_is_followed", |plane| Box::pin(leadership::killed(plane))),
