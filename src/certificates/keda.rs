@@ -123,11 +123,11 @@ async fn authentication(client: &Client) -> Result<Option<DynamicObject>, Certif
     let resource = ApiResource::from_gvk_with_plural(&kind, "clustertriggerauthentications");
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     let action = || format!("read ClusterTriggerAuthentication {SCALER_AUTHENTICATION}");
-    match bounded(action, api.get_opt(SCALER_AUTHENTICATION)).await {
+    let found = bounded(action, api.get_opt(SCALER_AUTHENTICATION)).await;
+    let unknown = |source: &kube::Error| matches!(source, kube::Error::Api(status) if status.code == 404);
+    match found {
         // Where there is no such kind, the answer is no more than the code.
-        Err(CertificateError::Call { source, .. }) if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404) => {
-            Ok(None)
-        }
+        Err(CertificateError::Call { source, .. }) if unknown(&source) => Ok(None),
         found => found,
     }
 }
