@@ -68,6 +68,9 @@ const RENAMED: [(&str, &str); 8] = [
     ("vllm:time_per_output_token_seconds_bucket", "vllm:inter_token_latency_seconds_bucket"),
 ];
 
+/// What the recording rule in `deploy/prometheus` makes of `vllm:num_requests_waiting`.
+const RECORDED: &str = "vllm_request_queue_size";
+
 /// Most sentences about one query: a longer list teaches nothing, and all warnings share 4,096 characters.
 const MOST: usize = 4;
 
@@ -83,6 +86,9 @@ pub(super) fn complaints(query: &str) -> Vec<String> {
     }
     seen.into_iter()
         .map(|name| match right_name(name) {
+            _ if name == RECORDED => format!(
+                "vLLM exports no {name}, and an empty result counts as 0; the recording rule in deploy/prometheus/rules.yaml provides it: load that into your Prometheus, or use vllm:num_requests_waiting"
+            ),
             Some(right) => format!(
                 "vLLM exports no {name}, and an empty result counts as 0; use {right}"
             ),
@@ -217,7 +223,8 @@ mod tests {
     }
 
     #[rstest]
-    #[case::issue("sum(vllm_request_queue_size)", &["vllm:num_requests_waiting"])]
+    #[case::recorded("sum(vllm_request_queue_size)", &["recording rule in deploy/prometheus/rules.yaml provides it: load that into your Prometheus, or use vllm:num_requests_waiting"])]
+    #[case::recorded_and_misspelt("vllm:request_queue_size", &["use vllm:num_requests_waiting"])]
     #[case::older("avg(vllm:gpu_cache_usage_perc) > 0.8", &["vllm:kv_cache_usage_perc"])]
     #[case::underscore("vllm_num_requests_running", &["vllm:num_requests_running"])]
     #[case::counter("rate(vllm:prompt_tokens[1m])", &["vllm:prompt_tokens_total"])]
@@ -243,6 +250,16 @@ mod tests {
         assert_eq!(complaints.len(), says.len(), "{complaints:?}");
         for (complaint, says) in complaints.iter().zip(says) {
             assert!(complaint.contains(says), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn the_recorded_metric_is_what_the_rules_record() {
+        for rules in [
+            include_str!("../../../deploy/prometheus/rules.yaml"),
+            include_str!("../../../deploy/prometheus/podmonitor.yaml"),
+        ] {
+            assert!(rules.contains(&format!("- record: {RECORDED}\n")), "{rules}");
         }
     }
 

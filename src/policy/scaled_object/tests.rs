@@ -269,7 +269,7 @@ fn a_foreign_hpa(#[case] patch: Value, #[case] refused: bool) {
 }}), &[])]
 #[case::other_known_types(with_triggers(&json!([{"type": "kafka", "metadata": {}}, {"type": "external", "metadata": {}}, {"type": "cron", "metadata": {}}])), &[])]
 #[case::unknown_type(with_triggers(&json!([{"type": "tokens-per-second", "metadata": {}}])), &["spec.triggers[0].type: KEDA 2.21 has no trigger \"tokens-per-second\""])]
-#[case::metric_that_vllm_lacks(with_triggers(&json!([prometheus(&json!({"query": "vllm_request_queue_size"}))])), &["spec.triggers[0].metadata.query: vLLM exports no vllm_request_queue_size, and an empty result counts as 0; use vllm:num_requests_waiting"])]
+#[case::metric_that_vllm_lacks(with_triggers(&json!([prometheus(&json!({"query": "vllm_request_queue_size"}))])), &["spec.triggers[0].metadata.query: vLLM exports no vllm_request_queue_size, and an empty result counts as 0; the recording rule in deploy/prometheus/rules.yaml provides it: load that into your Prometheus, or use vllm:num_requests_waiting"])]
 fn what_passes(#[case] patch: Value, #[case] warnings: &[&str]) {
     let outcome = judge(&object(&patch), None, KNOWN);
     assert!(outcome.allowed(), "{outcome:#?}");
