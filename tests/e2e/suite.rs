@@ -111,9 +111,11 @@ async fn start() -> anyhow::Result<Plane> {
     options.operator_exe = Some(tokio::task::spawn_blocking(operator_binary).await??);
     let plane = Plane::start(options).await?;
     addons::install_keda_and_prometheus(&plane).await?;
+    addons::install_metrics_server(&plane).await?;
     addons::install_operator(&plane).await?;
     addons::wait_for_operator(&plane).await?;
     addons::wait_for_keda_and_prometheus(&plane).await?;
+    addons::wait_for_metrics_server(&plane).await?;
     Ok(plane)
 }
 

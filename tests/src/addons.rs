@@ -1,4 +1,5 @@
-//! What a plane is given to be a cluster with KEDA, Prometheus and the operator, each by its own manifests.
+//! What a plane is given to be a cluster with KEDA, Prometheus, metrics-server and the operator, each by its own
+//! manifests.
 //!
 //! **Architecture invariant**: applied as a user would, by kubectl; nothing is patched that a user would not.
 
@@ -17,6 +18,12 @@ const OPERATOR: &str = "vllm-operator-system";
 /// As long as any wait here.
 const PATIENCE: Duration = Duration::from_secs(90);
 const PROMETHEUS: &str = include_str!("../manifests/prometheus.yaml");
+/// What users are told to give to their Prometheus, by the names of the files.
+const PROMETHEUS_FILES: [(&str, &str); 2] = [
+    ("rules.yaml", include_str!("../../deploy/prometheus/rules.yaml")),
+    ("scrape.yaml", include_str!("../../deploy/prometheus/scrape.yaml")),
+];
+const METRICS_SERVER: &str = include_str!("../manifests/metrics-server.yaml");
 
 /// The release whose manifests and programs are used; the manifests themselves name `latest`.
 const KEDA_RELEASE: &str = "2.21.0";
@@ -35,9 +42,35 @@ pub async fn install_keda_and_prometheus(plane: &Plane) -> anyhow::Result<()> {
         .replace(":latest\n", &format!(":{KEDA_RELEASE}\n"))
         // Probes start when the process does: here it needs no image to be pulled.
         .replace("initialDelaySeconds: 20", "initialDelaySeconds: 1")
-        + PROMETHEUS;
+        + PROMETHEUS
+        + "---\n"
+        + &prometheus_files();
     plane.kubectl(&["apply", "--server-side", "-f", "-"]).stdin(manifest).ok().await?;
     Ok(())
+}
+
+/// The ConfigMap with which Prometheus has what users are told to give to theirs.
+fn prometheus_files() -> String {
+    let data: serde_json::Map<_, _> =
+        PROMETHEUS_FILES.iter().map(|(name, text)| ((*name).to_owned(), Value::from(*text))).collect();
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "prometheus-vllm", "namespace": "keda"},
+        "data": data,
+    })
+    .to_string()
+}
+
+/// Applies metrics-server, without waiting for it.
+pub async fn install_metrics_server(plane: &Plane) -> anyhow::Result<()> {
+    plane.kubectl(&["apply", "--server-side", "-f", "-"]).stdin(METRICS_SERVER).ok().await?;
+    Ok(())
+}
+
+/// Waits until metrics-server serves: by its own account it is ready once it has usage to show.
+pub async fn wait_for_metrics_server(plane: &Plane) -> anyhow::Result<()> {
+    wait(plane, "kube-system", &["deployment/metrics-server", "--for=condition=Available"]).await?;
+    wait(plane, "kube-system", &["apiservice/v1beta1.metrics.k8s.io", "--for=condition=Available"]).await
 }
 
 /// Applies KEDA's types without KEDA: ScaledObjects can be written, and nobody acts on them.
@@ -182,6 +215,8 @@ fn log_tails(folder: &Path, namespace: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use vllm_operator::api::names::{APP, COMPONENT, LABEL_APP, LABEL_CLUSTER, LABEL_COMPONENT, PORT_NAME};
+
     use super::*;
 
     #[test]
@@ -201,5 +236,27 @@ mod tests {
         assert!(long.len() < 2100, "{} bytes", long.len());
         assert_eq!(short, "== keda_b-1_c.log\nsecond\n");
         assert_eq!(log_tails(&folder.path().join("none"), "keda"), [""; 0]);
+    }
+
+    #[test]
+    fn each_way_to_load_the_rule_has_the_same_and_finds_the_same_pods() {
+        let [rules, scrape] =
+            PROMETHEUS_FILES.map(|(_, text)| serde_saphyr::from_str::<Value>(text).unwrap());
+        let objects: Vec<Value> =
+            serde_saphyr::from_multiple(include_str!("../../deploy/prometheus/podmonitor.yaml")).unwrap();
+        let [monitor, rule] = objects.as_slice() else { panic!("{objects:?}") };
+        assert_eq!(rule["spec"]["groups"], rules["groups"]);
+
+        let scrape = &scrape["scrape_configs"][0];
+        let labels = format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}");
+        assert_eq!(scrape["kubernetes_sd_configs"][0]["selectors"][0]["label"], *labels);
+        let labels = serde_json::json!({LABEL_APP: APP, LABEL_COMPONENT: COMPONENT});
+        assert_eq!(monitor["spec"]["selector"]["matchLabels"], labels);
+        // The job of the one is the value of the label that gives its name to the other's.
+        assert_eq!((&scrape["job_name"], &monitor["spec"]["jobLabel"]), (&APP.into(), &LABEL_APP.into()));
+        let ports =
+            (&scrape["relabel_configs"][0]["regex"], &monitor["spec"]["podMetricsEndpoints"][0]["port"]);
+        assert_eq!(ports, (&PORT_NAME.into(), &PORT_NAME.into()));
+        assert_eq!(monitor["spec"]["podTargetLabels"], serde_json::json!([LABEL_CLUSTER]));
     }
 }

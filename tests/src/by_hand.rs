@@ -28,6 +28,8 @@ pub struct Name {
 enum With {
     /// KEDA, and Prometheus for it to ask.
     Keda,
+    /// metrics-server, for `kubectl top` and for triggers on cpu and memory.
+    MetricsServer,
     /// This operator.
     Operator,
 }
@@ -111,6 +113,10 @@ pub fn up(options: Up) -> anyhow::Result<()> {
 /// Everything is applied before anything is waited for.
 async fn install(plane: &Plane, with: &[With]) -> anyhow::Result<()> {
     let (keda, operator) = (with.contains(&With::Keda), with.contains(&With::Operator));
+    let metrics_server = with.contains(&With::MetricsServer);
+    if metrics_server {
+        addons::install_metrics_server(plane).await?;
+    }
     if keda {
         addons::install_keda_and_prometheus(plane).await?;
     }
@@ -120,6 +126,9 @@ async fn install(plane: &Plane, with: &[With]) -> anyhow::Result<()> {
     }
     if keda {
         addons::wait_for_keda_and_prometheus(plane).await?;
+    }
+    if metrics_server {
+        addons::wait_for_metrics_server(plane).await?;
     }
     Ok(())
 }

@@ -72,6 +72,7 @@ impl Images {
         part("ghcr.io/kedacore/keda", "/keda", "keda-operator");
         part("ghcr.io/kedacore/keda-metrics-apiserver", "/keda-adapter", "keda-adapter");
         part("ghcr.io/kedacore/keda-admission-webhooks", "/keda-admission-webhooks", "keda-webhooks");
+        part("registry.k8s.io/metrics-server/metrics-server", "/metrics-server", "metrics-server");
         let prometheus = Image {
             args: ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
                 .map(String::from)

@@ -36,13 +36,14 @@ pub enum Part {
     KedaOperator,
     KedaAdapter,
     KedaWebhooks,
+    MetricsServer,
     Prometheus,
     Helm,
 }
 
 impl Part {
     /// All of them, in the order in which they are built.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Etcd,
         Self::Apiserver,
         Self::ControllerManager,
@@ -52,6 +53,7 @@ impl Part {
         Self::KedaOperator,
         Self::KedaAdapter,
         Self::KedaWebhooks,
+        Self::MetricsServer,
         Self::Prometheus,
         Self::Helm,
     ];
@@ -68,6 +70,7 @@ impl Part {
             Self::KedaOperator => "keda-operator",
             Self::KedaAdapter => "keda-adapter",
             Self::KedaWebhooks => "keda-webhooks",
+            Self::MetricsServer => "metrics-server",
             Self::Prometheus => "prometheus",
             Self::Helm => "helm",
         }
@@ -85,6 +88,7 @@ impl Part {
             Self::KedaOperator => "github.com/kedacore/keda/v2/cmd/operator",
             Self::KedaAdapter => "github.com/kedacore/keda/v2/cmd/adapter",
             Self::KedaWebhooks => "github.com/kedacore/keda/v2/cmd/webhooks",
+            Self::MetricsServer => "sigs.k8s.io/metrics-server/cmd/metrics-server",
             Self::Prometheus => "github.com/prometheus/prometheus/cmd/prometheus",
             Self::Helm => "helm.sh/helm/v4/cmd/helm",
         }
@@ -98,6 +102,7 @@ impl Part {
             }
             Self::Coredns => Module::Coredns,
             Self::KedaOperator | Self::KedaAdapter | Self::KedaWebhooks => Module::Keda,
+            Self::MetricsServer => Module::MetricsServer,
             Self::Prometheus => Module::Prometheus,
             Self::Helm => Module::Helm,
         }
@@ -106,18 +111,20 @@ impl Part {
 
 /// A `go.mod` with its `go.sum`, below `tests/parts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the names are those of the folders")]
 pub enum Module {
     Kubernetes,
     Coredns,
     Keda,
+    MetricsServer,
     Prometheus,
     Helm,
 }
 
 impl Module {
-    const ALL: [Self; 5] = [Self::Kubernetes, Self::Coredns, Self::Keda, Self::Prometheus, Self::Helm];
+    const ALL: [Self; 6] =
+        [Self::Kubernetes, Self::Coredns, Self::Keda, Self::MetricsServer, Self::Prometheus, Self::Helm];
 
     /// Name of its folder.
     pub const fn name(self) -> &'static str {
@@ -125,6 +132,7 @@ impl Module {
             Self::Kubernetes => "kubernetes",
             Self::Coredns => "coredns",
             Self::Keda => "keda",
+            Self::MetricsServer => "metrics-server",
             Self::Prometheus => "prometheus",
             Self::Helm => "helm",
         }
@@ -144,6 +152,7 @@ impl Module {
             Self::Kubernetes => pins!("kubernetes"),
             Self::Coredns => pins!("coredns"),
             Self::Keda => pins!("keda"),
+            Self::MetricsServer => pins!("metrics-server"),
             Self::Prometheus => pins!("prometheus"),
             Self::Helm => pins!("helm"),
         }
@@ -167,7 +176,7 @@ impl Module {
             }
             // The other service discoveries are most of the program, and Kubernetes is where it runs.
             Self::Prometheus => flags.push("-tags=remove_all_sd,enable_kubernetes_sd".to_owned()),
-            Self::Coredns | Self::Keda | Self::Helm => {}
+            Self::Coredns | Self::Keda | Self::MetricsServer | Self::Helm => {}
         }
         flags.push(format!("-ldflags={link}"));
         flags

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::{Action, Target};
 use super::decide::Terminated;
+use super::stats::Listed;
 use crate::sandbox::run::{NOT_STARTED, Spec};
 
 /// A kubelet gives a process this long after SIGTERM, even where a hook has used up the grace period.
@@ -47,6 +48,8 @@ pub struct Run {
     grace: Option<i64>,
     /// Its probes, and its end; they are over when this is dropped.
     tasks: JoinSet<()>,
+    /// Its usage is told as long as it runs.
+    _listed: Listed,
 }
 
 /// Writes `spec` to `file` and starts it with its output in `log`. `report` is called once, with how it ended.
@@ -114,6 +117,11 @@ impl Process {
         }
     }
 
+    /// Its id.
+    pub fn id(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
     /// Ends it at once.
     pub fn kill(&self) {
         if !self.ended.is_cancelled() {
@@ -164,8 +172,8 @@ impl Process {
 
 impl Run {
     /// One that has not been told to end.
-    pub fn new(process: Process, target: Target, tasks: JoinSet<()>) -> Self {
-        Self { process, target, grace: None, tasks }
+    pub fn new(process: Process, target: Target, tasks: JoinSet<()>, listed: Listed) -> Self {
+        Self { process, target, grace: None, tasks, _listed: listed }
     }
 
     /// Ends it within `grace` seconds, or sooner if it was told so before.

@@ -3,7 +3,7 @@
 //! Reading order: [`decide`] (what to do next), [`status`] (what to say of it), [`pod`] (doing it, one task per pod);
 //! [`shared`] is what its containers share, [`recipe`] what one of them is made from, [`container`] its process;
 //! [`env`], [`volumes`] and [`files`] are what a container is given, [`objects`] is where that comes from; [`probe`] and
-//! [`check`] look at it from outside.
+//! [`check`] look at it from outside. [`usage`] is what it costs, and [`stats`] tells that to metrics-server.
 //!
 //! **Architecture invariant**: pods know nothing of each other; what happens in one, or goes wrong in it, does not hold up
 //! another. All state is in this process: a pod of a node that has ended is not taken up again.
@@ -20,7 +20,9 @@ pub mod probe;
 pub mod recipe;
 pub mod register;
 pub mod shared;
+pub mod stats;
 pub mod status;
+pub mod usage;
 pub mod volumes;
 
 use std::collections::{HashMap, HashSet};
@@ -70,6 +72,7 @@ pub struct Context {
     client: Client,
     config: NodeConfig,
     addresses: Mutex<AddressPool>,
+    running: stats::Registry,
 }
 
 impl Context {
@@ -84,10 +87,11 @@ pub async fn run(client: Client, config: NodeConfig) -> anyhow::Result<()> {
     let addresses = Mutex::new(AddressPool::new(&config.pod_cidr)?);
     std::fs::create_dir_all(&config.state_dir)?;
     std::fs::create_dir_all(&config.logs_dir)?;
-    let context = Arc::new(Context { client, config, addresses });
+    let context = Arc::new(Context { client, config, addresses, running: stats::Registry::default() });
     tokio::select! {
         result = register::keep(&context.client, &context.config) => result,
         result = dispatch(&context) => result,
+        result = stats::serve((context.config.address, stats::PORT).into(), context.running.clone()) => result,
     }
 }
 

@@ -23,7 +23,7 @@ use super::decide::{self, Observed, RestartPolicy, State};
 use super::probe::{self, Kind, Verdict};
 use super::recipe::{self, Problem, RETRY};
 use super::shared::Shared;
-use super::{Context, status};
+use super::{Context, stats, status};
 use crate::sandbox::run::Spec;
 
 /// The pod has changed. When no more can come, it is gone.
@@ -227,7 +227,15 @@ impl Worker {
                 probe::run(&target.container, &target, report).await;
             });
         }
-        self.runs.push((slot, Run::new(process, target, tasks)));
+        let listed = self.context.running.add(stats::Container {
+            namespace: self.pod.namespace().unwrap_or_default(),
+            pod: self.pod.name_any(),
+            name: target.container.name.clone(),
+            process: process.id(),
+            started: now,
+            told: Duration::ZERO,
+        });
+        self.runs.push((slot, Run::new(process, target, tasks, listed)));
         let observed = self.observed(slot);
         if let State::Terminated(end) = &observed.state {
             observed.last = Some(end.clone());

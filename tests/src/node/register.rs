@@ -14,7 +14,7 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
-use super::NodeConfig;
+use super::{NodeConfig, stats};
 
 /// As a kubelet's; the node counts as gone after 40 s without one.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -103,6 +103,7 @@ async fn report(nodes: &Api<Node>, config: &NodeConfig, first: bool) -> Result<(
             {"type": "InternalIP", "address": config.address.to_string()},
             {"type": "Hostname", "address": config.name},
         ],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": stats::PORT}},
         "conditions": [
             condition("Ready", "True", "KubeletReady"),
             condition("MemoryPressure", "False", "KubeletHasSufficientMemory"),
