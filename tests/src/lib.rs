@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`parts`] (the programs, built from pinned modules), [`plane`] (a control plane, from its owner's side and
 //! from its inside), [`namespaces`] and [`pki`] (what it stands on); [`node`] with [`images`] and [`sandbox`] (pods as
-//! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated); [`addons`] (KEDA, Prometheus, the operator);
+//! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated), [`pods`] (how it is told to be sick); [`addons`] (KEDA, Prometheus,
+//! metrics-server, the operator);
 //! [`by_hand`], [`demo`], [`bench_control`] with [`hollow`], and [`bench_abuse`] (the commands).
 
 pub mod addons;
@@ -20,5 +21,6 @@ pub mod node;
 pub mod parts;
 pub mod pki;
 pub mod plane;
+pub mod pods;
 pub mod proxy;
 pub mod sandbox;

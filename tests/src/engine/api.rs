@@ -21,8 +21,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::args::EngineArgs;
-use super::metrics;
-use super::scheduler::Scheduler;
+use super::control::{self, Controlled};
+use super::metrics::{self, Load};
+use super::scheduler::{Scheduler, count};
 
 /// One engine.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Engine {
     args: EngineArgs,
     /// Its queue.
     pub scheduler: Scheduler,
+    /// What a test has told it.
+    pub controlled: Controlled,
     draining: AtomicBool,
     /// Tells this engine's requests from another's.
     seed: u64,
@@ -43,6 +46,7 @@ impl Engine {
         Self {
             args,
             scheduler,
+            controlled: Controlled::default(),
             draining: AtomicBool::new(false),
             seed: RandomState::new().hash_one(()),
             asked: AtomicU64::new(0),
@@ -82,7 +86,10 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .route("/version", get(|| async { Json(json!({"version": "0.32.0"})) }))
         .route("/load", get(|State(engine): Shared| async move { Json(json!({"server_load": engine.scheduler.in_flight()})) }))
         .route("/metrics", get(metrics_page))
+        .route(control::PATH, get(control::show).put(control::set))
+        .route(control::LANDING, get(|| async { "a redirect was followed" }))
         .merge(v1)
+        .layer(from_fn_with_state(Arc::clone(&engine), control::intercept))
         .with_state(engine)
 }
 
@@ -120,7 +127,14 @@ async fn admit(State(engine): Shared, request: Request, next: Next) -> Result<Re
 }
 
 async fn metrics_page(State(engine): Shared) -> impl IntoResponse {
-    let page = metrics::page(&engine.scheduler, engine.name());
+    let told = engine.controlled.now();
+    let scheduler = &engine.scheduler;
+    let load = Load {
+        waiting: told.waiting.map_or_else(|| count(scheduler.waiting()), f64::from),
+        running: told.running.map_or_else(|| count(scheduler.running()), f64::from),
+        usage: told.kv_cache_usage.unwrap_or_else(|| scheduler.usage()),
+    };
+    let page = metrics::page(load, &scheduler.totals(), engine.name());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
 }
 

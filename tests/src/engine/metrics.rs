@@ -1,15 +1,25 @@
-//! The `/metrics` page: the captured page of a real vLLM 0.32.0 as the form, the scheduler's values filled in.
+//! The `/metrics` page: the captured page of a real vLLM 0.32.0 as the form, the engine's values filled in.
 //!
 //! **Architecture invariant**: names, types, help texts and labels come from the capture alone.
 
 use std::fmt::Write as _;
 
 use super::capture::{CAPTURE, limit};
-use super::scheduler::{Scheduler, Totals, count};
+use super::scheduler::{Totals, count};
+
+/// What is shown of the load.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Requests that wait.
+    pub waiting: f64,
+    /// Requests that run.
+    pub running: f64,
+    /// Usage of the cache of keys and values, 0 to 1.
+    pub usage: f64,
+}
 
 /// The page of an engine that serves `model`.
-pub fn page(scheduler: &Scheduler, model: &str) -> String {
-    let totals = scheduler.totals();
+pub fn page(load: Load, totals: &Totals, model: &str) -> String {
     let mut page = String::with_capacity(CAPTURE.len());
     for line in CAPTURE.lines() {
         if let Some(comment) = line.strip_prefix("# ") {
@@ -20,20 +30,20 @@ pub fn page(scheduler: &Scheduler, model: &str) -> String {
         } else if let Some((series, captured)) = line.rsplit_once(' ').filter(|_| line.starts_with("vllm:")) {
             let series = series.replace(r#"model_name="tiny""#, &format!("model_name={model:?}"));
             // A String takes everything.
-            let _ = writeln!(page, "{series} {:?}", value(&series, captured, scheduler, &totals));
+            let _ = writeln!(page, "{series} {:?}", value(&series, captured, load, totals));
         }
     }
     page
 }
 
-fn value(series: &str, captured: &str, scheduler: &Scheduler, totals: &Totals) -> f64 {
+fn value(series: &str, captured: &str, load: Load, totals: &Totals) -> f64 {
     let name = series.split('{').next().unwrap_or(series);
     let has = |label: &str| series.contains(label);
     match name {
-        "vllm:num_requests_waiting" => count(scheduler.waiting()),
-        "vllm:num_requests_waiting_by_reason" if has(r#"reason="capacity""#) => count(scheduler.waiting()),
-        "vllm:num_requests_running" => count(scheduler.running()),
-        "vllm:kv_cache_usage_perc" => scheduler.usage(),
+        "vllm:num_requests_waiting" => load.waiting,
+        "vllm:num_requests_waiting_by_reason" if has(r#"reason="capacity""#) => load.waiting,
+        "vllm:num_requests_running" => load.running,
+        "vllm:kv_cache_usage_perc" => load.usage,
         "vllm:engine_sleep_state" if has(r#"sleep_state="awake""#) => 1.0,
         "vllm:prompt_tokens_total" => count(totals.prompt_tokens),
         "vllm:prompt_tokens_by_source_total" if has(r#"source="local_compute""#) => {
@@ -89,8 +99,7 @@ mod tests {
 
     #[test]
     fn the_form_is_the_captures() {
-        let scheduler = Scheduler::new(1, 100.0);
-        let page = page(&scheduler, "some/model");
+        let page = page(Load::default(), &Totals::default(), "some/model");
         assert_eq!(form(&page), form(CAPTURE));
         assert!(form(CAPTURE).len() > 100);
         assert!(

@@ -4,13 +4,15 @@
 //! names. Generation takes time and yields filler words. Two environment variables set the pace:
 //! `SIM_TOKENS_PER_SECOND` (for each sequence; default 100) and `SIM_LOAD_SECONDS` (before it listens; default 0.2).
 //!
-//! Reading order: [`args`], [`scheduler`], [`api`], [`server`], [`capture`], [`metrics`].
+//! Reading order: [`args`], [`scheduler`], [`api`], [`server`], [`capture`], [`metrics`], [`control`], [`burden`].
 //!
-//! **Architecture invariant**: no count is set from outside; load is made by requests alone.
+//! **Architecture invariant**: load is made by requests alone, and no count is set from outside, but through [`control`].
 
 pub mod api;
 pub mod args;
+pub mod burden;
 pub mod capture;
+pub mod control;
 pub mod metrics;
 pub mod scheduler;
 pub mod server;

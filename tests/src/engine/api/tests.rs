@@ -233,3 +233,92 @@ async fn a_draining_engine_is_healthy_and_takes_nothing_new() {
     assert_eq!(served.call("/v1/completions", Some(json!({"prompt": "x"}))).await.0, 503);
     assert_eq!(served.call("/health", None).await.0, 200);
 }
+
+impl Served {
+    async fn control(&self, control: Value) -> (u16, String) {
+        let mut request = self.request(control::PATH, Some(control));
+        *request.method_mut() = hyper::Method::PUT;
+        let response = self.client.request(request).await.unwrap();
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_controlled_engine_is_as_it_is_told_and_as_before_afterwards() {
+    let served = Served::new("", 100.0).await;
+    let metric = |page: &str, name: &str| {
+        page.lines()
+            .find(|line| line.starts_with(name))
+            .and_then(|line| line.rsplit(' ').next())
+            .map(String::from)
+    };
+    let told = json!({"waiting": 7, "running": 3, "kvCacheUsage": 0.5, "modelsDelayMs": 200, "memoryMib": 1});
+    assert_eq!(served.control(told).await.0, 200);
+    let page = served.call("/metrics", None).await.1;
+    for (name, value) in [("waiting{", "7.0"), ("running{", "3.0")] {
+        assert_eq!(metric(&page, &format!("vllm:num_requests_{name}")).as_deref(), Some(value));
+    }
+    assert_eq!(metric(&page, "vllm:kv_cache_usage_perc{").as_deref(), Some("0.5"));
+    let began = std::time::Instant::now();
+    assert_eq!(served.call("/v1/models", None).await.0, 200);
+    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+
+    served.control(json!({"garbageMetrics": true})).await;
+    let (code, page) = served.call("/metrics", None).await;
+    assert!(code == 200 && metric(&page, "vllm:num_requests_running{").is_none(), "{page}");
+
+    served.control(json!({"redirect": control::LANDING})).await;
+    assert_eq!(served.call("/metrics", None).await.0, 307);
+    assert_eq!(served.call("/health", None).await.0, 200);
+    served.call(control::LANDING, None).await;
+
+    served.control(json!({})).await;
+    assert_eq!(
+        metric(&served.call("/metrics", None).await.1, "vllm:num_requests_waiting{").as_deref(),
+        Some("0.0")
+    );
+    let seen: control::Seen = serde_json::from_str(&served.call(control::PATH, None).await.1).unwrap();
+    let counts = ["/metrics", "/v1/models", "/health", control::PATH].map(|path| seen.of(path));
+    assert_eq!(counts, [4, 1, 1, 0], "{seen:?}");
+    assert_eq!((seen.redirects_answered, seen.redirects_followed, seen.by("")), (1, 1, 7), "{seen:?}");
+    assert_eq!(seen.control, control::Control::default());
+}
+
+#[tokio::test]
+async fn a_hanging_engine_accepts_and_never_answers() {
+    let served = Served::new("", 100.0).await;
+    for (hang, silent, answering) in [
+        ("metrics", &["/metrics"][..], &["/v1/models", "/health"][..]),
+        ("models", &["/v1/models"], &["/metrics", "/health"]),
+        ("allButHealth", &["/metrics", "/v1/models", "/version"], &["/health"]),
+        ("everything", &["/metrics", "/v1/models", "/health"], &[]),
+    ] {
+        assert_eq!(served.control(json!({"hang": hang})).await.0, 200);
+        for path in silent {
+            let answer = timeout(Duration::from_millis(100), served.call(path, None)).await;
+            assert!(answer.is_err(), "{hang} {path}: {answer:?}");
+        }
+        for path in answering {
+            assert_eq!(served.call(path, None).await.0, 200, "{hang} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_control_that_cannot_be_is_refused_whole() {
+    let served = Served::new("", 100.0).await;
+    for (wrong, says) in [
+        (json!({"waiting": 5, "kvCacheUsage": 1.5}), "kvCacheUsage is 1.5; it is a part of one, from 0 to 1"),
+        (json!({"cpuMillicores": 4001}), "cpuMillicores is 4001; at most 4000 is allowed"),
+        (json!({"memoryMib": 1025}), "memoryMib is 1025; at most 1024 is allowed"),
+        (json!({"redirect": "a\nb"}), "redirect is"),
+        (json!({"hangs": "all"}), "unknown field `hangs`"),
+    ] {
+        let (code, text) = served.control(wrong).await;
+        assert!((400..500).contains(&code) && text.contains(says), "{code} {text}");
+    }
+    let seen: control::Seen = serde_json::from_str(&served.call(control::PATH, None).await.1).unwrap();
+    assert_eq!(seen.control, control::Control::default());
+}
