@@ -38,6 +38,36 @@ pub enum Command {
     /// HorizontalPodAutoscalers that point at them, LimitRanges. Other kinds are passed over. Exit code 0 without
     /// refusals, 1 with, 2 where a file is missing or is no YAML.
     Lint(LintArgs),
+    /// Say why a VLLMCluster has the count that it has, and what would change it.
+    ///
+    /// One page that follows the chain of the cluster of the kubeconfig: ScaledObject, triggers, HPA, /scale, StatefulSet,
+    /// pods. Nothing is written. Exit code 0, or 2 where there is no such cluster or it may not be read.
+    ExplainScaling(ExplainArgs),
+}
+
+/// How an explanation is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExplainOutput {
+    /// As a page.
+    Text,
+    /// As one object, whose fields docs/explain-scaling.md describes.
+    Json,
+}
+
+/// Settings of `vllm-operator explain-scaling`.
+#[derive(Clone, Debug, Parser)]
+pub struct ExplainArgs {
+    /// The VLLMCluster, or the ScaledObject that drives one.
+    #[arg(value_name = "NAMESPACE/NAME")]
+    pub name: String,
+
+    /// Its namespace, where NAME stands alone. Left out: that of the kubeconfig.
+    #[arg(long, short)]
+    pub namespace: Option<String>,
+
+    /// How the explanation is printed.
+    #[arg(long, short, value_enum, default_value_t = ExplainOutput::Text)]
+    pub output: ExplainOutput,
 }
 
 /// How findings are printed.

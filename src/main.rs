@@ -12,10 +12,15 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Crd => commands::crd::print()?,
         Command::Manifest => commands::manifest::print()?,
         Command::Rules => commands::rules::print()?,
-        Command::Lint(args) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            return Ok(runtime.block_on(commands::lint::run(args)));
+        Command::Lint(args) => return Ok(for_a_person()?.block_on(commands::lint::run(args))),
+        Command::ExplainScaling(args) => {
+            return Ok(for_a_person()?.block_on(commands::explain_scaling::run(args)));
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The runtime of a command that answers once.
+fn for_a_person() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

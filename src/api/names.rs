@@ -33,6 +33,10 @@ pub const SCALED_OBJECT_CRD: &str = "scaledobjects.keda.sh";
 pub const PAUSED: &str = "autoscaling.keda.sh/paused";
 /// Set to a number on a `ScaledObject`, it deletes the HPA and pins the count.
 pub const PAUSED_REPLICAS: &str = "autoscaling.keda.sh/paused-replicas";
+/// Set to `"true"` on a `ScaledObject`, its HPA never scales down.
+pub const PAUSED_SCALE_IN: &str = "autoscaling.keda.sh/paused-scale-in";
+/// Set to `"true"` on a `ScaledObject`, its HPA never scales up.
+pub const PAUSED_SCALE_OUT: &str = "autoscaling.keda.sh/paused-scale-out";
 
 /// Set to `"true"` on a `ScaledObject`, KEDA takes over the HPA that the object names.
 pub const TRANSFER_HPA: &str = "scaledobject.keda.sh/transfer-hpa-ownership";

@@ -3,7 +3,9 @@
 //! Architecture invariant: a command reads its arguments and ties modules together; what is decided is decided
 //! elsewhere.
 
+mod connect;
 pub mod crd;
+pub mod explain_scaling;
 pub mod lint;
 pub mod manifest;
 pub mod rules;

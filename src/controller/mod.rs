@@ -11,7 +11,7 @@ mod difference;
 mod events;
 mod observe;
 mod plan;
-mod pods;
+pub(crate) mod pods;
 mod ports;
 mod status;
 

@@ -3,31 +3,22 @@
 //! Architecture invariant: lists, and never writes; a kind that is not installed has no objects.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::api::{ApiResource, DynamicObject, ListParams};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use serde_json::Value;
 
 use crate::api::names::VERSION;
+use crate::commands::connect::connect;
 use crate::world::files::{Kind, Objects};
 
-/// How long one page of a list may be awaited; a person waits for it.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Objects a page.
 const PAGE: u32 = 500;
 
 /// All that the policy looks at in these namespaces, by the kubeconfig or the service account at hand.
 pub(super) async fn around(namespaces: &BTreeSet<String>) -> anyhow::Result<Objects> {
-    // Whoever installed another before has a provider that does as well.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut config =
-        Config::infer().await.context("no kubeconfig and no service account to reach the API server with")?;
-    config.read_timeout = Some(READ_TIMEOUT);
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    let client = Client::try_from(config)?;
+    let (client, _) = connect().await?;
     let mut objects = Objects::default();
     for namespace in namespaces {
         for kind in Kind::ALL {
