@@ -12,6 +12,7 @@ mod certificates;
 mod client_certificates;
 mod closed_loop;
 mod daily_use;
+mod explain;
 mod interference;
 mod keda_optional;
 mod leadership;
@@ -99,6 +100,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("scaling::by_the_recorded_metric", |plane| Box::pin(scaling::prometheus::recorded_metric(plane))),
         ("scaling::by_cpu", |plane| Box::pin(scaling::resources::cpu(plane))),
         ("scaling::by_memory", |plane| Box::pin(scaling::resources::memory(plane))),
+        ("explain::through_its_states", |plane| Box::pin(explain::through_its_states(plane))),
         ("workflows::side_by_side", |plane| Box::pin(workflows::side_by_side(plane))),
         ("workflows::two_scaled_objects_at_once", |plane| Box::pin(workflows::race::two_at_once(plane))),
         ("workflows::keda_writes_all_hpas_anew", |plane| {

@@ -212,7 +212,7 @@ mod tests {
         fn whole_sums_survive_the_average(sum in 0..100_000_u32, existing in 1..900_u32) {
             let average = (f64::from(sum) * 1000.0 / f64::from(existing)).ceil();
             let found = total(average, f64::from(existing));
-            proptest::prop_assert_eq!(found, f64::from(sum) * 1000.0);
+            proptest::prop_assert!((found - f64::from(sum) * 1000.0).abs() < 0.5, "{found}");
         }
     }
 }

@@ -7,7 +7,8 @@ use kube::ResourceExt as _;
 
 use crate::api::VLLMCluster;
 use crate::api::names::{
-    CONDITION_SCALING_CONFLICT, PAUSED, PAUSED_REPLICAS, PAUSED_SCALE_IN, PAUSED_SCALE_OUT, SCALED_OBJECT_KIND,
+    CONDITION_SCALING_CONFLICT, PAUSED, PAUSED_REPLICAS, PAUSED_SCALE_IN, PAUSED_SCALE_OUT,
+    SCALED_OBJECT_KIND,
 };
 use crate::controller::pods;
 use crate::policy::scaled_object::view::Trigger;
@@ -88,7 +89,8 @@ fn links(pods: &[Pod], startup_seconds: i32) -> Vec<PodLink> {
         .map(|pod| {
             let name = pod.name_any();
             let cause = pods::cause(std::slice::from_ref(pod), startup_seconds);
-            let told = cause.map(|cause| cause.message.trim_start_matches(&format!("pod {name}: ")).to_owned());
+            let told =
+                cause.map(|cause| cause.message.trim_start_matches(&format!("pod {name}: ")).to_owned());
             let ready = is_ready(pod);
             let because = told.or_else(|| (!ready).then(|| "not ready".into()));
             PodLink { name, ready, because }
@@ -122,10 +124,8 @@ fn scale(seen: &Seen) -> ScaleLink {
         seen.scale.as_ref().and_then(|scale| scale.spec.as_ref()),
         seen.scale.as_ref().and_then(|scale| scale.status.as_ref()),
     );
-    let selector = scale_status.map_or_else(
-        || Some(of_cluster.selector.clone()),
-        |status| status.selector.clone(),
-    );
+    let selector =
+        scale_status.map_or_else(|| Some(of_cluster.selector.clone()), |status| status.selector.clone());
     let conflict = of_cluster
         .conditions
         .iter()
@@ -169,9 +169,9 @@ fn pause(found: &ScaledObject) -> Option<Pause> {
     let pause = |annotation, kind, replicas| Some(Pause { annotation, kind, replicas });
     // KEDA reads them as Go's strconv.ParseBool does; what that cannot read pauses as well.
     let is_set = |key: &str| {
-        annotations.get(key).is_some_and(|value| {
-            !matches!(value.as_str(), "0" | "f" | "F" | "false" | "FALSE" | "False")
-        })
+        annotations
+            .get(key)
+            .is_some_and(|value| !matches!(value.as_str(), "0" | "f" | "F" | "false" | "FALSE" | "False"))
     };
     if let Some(count) = annotations.get(PAUSED_REPLICAS) {
         return pause(PAUSED_REPLICAS, PauseKind::Whole, count.parse().ok());
@@ -203,15 +203,16 @@ fn triggers(found: &ScaledObject, measured: &[TriggerLink]) -> Vec<TriggerLink> 
             link.index = Some(index);
             link.type_.clone_from(&trigger.type_);
             link.name.clone_from(&trigger.name);
-            if let (Some(missing), Some(failures)) = (&mut link.missing, failures(found, link.metric.as_deref())) {
+            if let (Some(missing), Some(failures)) =
+                (&mut link.missing, failures(found, link.metric.as_deref()))
+            {
                 *missing = format!("{missing} (failed {failures} times in a row, says KEDA)");
             }
             link
         })
         .collect();
-    let is_stated = |link: &TriggerLink| {
-        stated.iter().enumerate().any(|(index, trigger)| of(index, trigger, link))
-    };
+    let is_stated =
+        |link: &TriggerLink| stated.iter().enumerate().any(|(index, trigger)| of(index, trigger, link));
     links.extend(measured.iter().filter(|link| !is_stated(link)).cloned().map(|mut link| {
         if link.metric.as_deref() == Some(COMPOSITE) {
             link.type_ = "formula".into();
@@ -227,7 +228,12 @@ fn failures(found: &ScaledObject, metric: Option<&str>) -> Option<i32> {
 }
 
 /// A trigger without a metric: what it is meant to be, and why the HPA does not have it.
-fn unmeasured(found: &ScaledObject, index: usize, trigger: &Trigger, measured: &[TriggerLink]) -> TriggerLink {
+fn unmeasured(
+    found: &ScaledObject,
+    index: usize,
+    trigger: &Trigger,
+    measured: &[TriggerLink],
+) -> TriggerLink {
     let missing = if measured.iter().any(|link| link.metric.as_deref() == Some(COMPOSITE)) {
         "a part of the formula, which alone is measured".into()
     } else if measured.is_empty() {

@@ -4,8 +4,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{
-    HPAScalingRules, HorizontalPodAutoscaler as Hpa, HorizontalPodAutoscalerCondition, MetricSpec, MetricStatus,
-    MetricTarget, MetricValueStatus,
+    HPAScalingRules, HorizontalPodAutoscaler as Hpa, HorizontalPodAutoscalerCondition, MetricSpec,
+    MetricStatus, MetricTarget, MetricValueStatus,
 };
 use k8s_openapi::api::core::v1::Event;
 use kube::ResourceExt as _;
@@ -55,8 +55,25 @@ fn condition<'a>(hpa: &'a Hpa, kind: &str) -> Option<&'a HorizontalPodAutoscaler
 fn limit(condition: &HorizontalPodAutoscalerCondition) -> Limit {
     Limit {
         reason: condition.reason.clone().unwrap_or_default(),
-        message: condition.message.clone().unwrap_or_default(),
+        message: plain(condition.message.as_deref().unwrap_or_default()),
     }
+}
+
+/// A message of the HPA controller without what says nothing: how it always begins, and Go's form of a label selector.
+fn plain(message: &str) -> String {
+    let message =
+        message.strip_prefix("the HPA was unable to compute the replica count: ").unwrap_or(message);
+    let Some((before, rest)) = message.split_once("/&LabelSelector{") else { return message.to_owned() };
+    let mut open = 1_usize;
+    let end = rest.find(|c: char| {
+        match c {
+            '{' => open += 1,
+            '}' => open -= 1,
+            _ => {}
+        }
+        open == 0
+    });
+    end.map_or_else(|| message.to_owned(), |end| format!("{before}{}", &rest[end + 1..]))
 }
 
 fn last_scaled(hpa: &Hpa) -> Option<Timestamp> {
@@ -74,7 +91,11 @@ fn policies(direction: &str, rules: Option<&HPAScalingRules>) -> impl Iterator<I
         _ => "",
     };
     rules.and_then(|rules| rules.policies.as_ref()).into_iter().flatten().map(move |policy| {
-        let unit = if policy.type_ == "Percent" { "percent" } else { "pods" };
+        let unit = match (policy.type_.as_str(), policy.value) {
+            ("Percent", _) => "percent",
+            (_, 1) => "pod",
+            _ => "pods",
+        };
         format!("{direction}: {} {unit} in {} s{choice}", policy.value, policy.period_seconds)
     })
 }
@@ -150,7 +171,7 @@ pub fn newest_warning(events: &[Event], kind: &str, name: &str) -> Option<Warnin
     Some(Warning {
         at: seen_at(event),
         reason: event.reason.clone().unwrap_or_default(),
-        message: event.message.clone().unwrap_or_default(),
+        message: plain(event.message.as_deref().unwrap_or_default()),
     })
 }
 
@@ -217,16 +238,18 @@ fn current_of<'a>(hpa: &'a Hpa, spec: &MetricSpec, name: &str) -> Option<&'a Met
         if *type_ != spec.type_ {
             return None;
         }
-        None.or_else(|| external.as_ref().filter(|found| found.metric.name == name).map(|found| &found.current))
-            .or_else(|| resource.as_ref().filter(|found| found.name == name).map(|found| &found.current))
-            .or_else(|| {
-                let same = |found: &&k8s_openapi::api::autoscaling::v2::ContainerResourceMetricStatus| {
-                    found.name == name && Some(found.container.as_str()) == container
-                };
-                container_resource.as_ref().filter(same).map(|found| &found.current)
-            })
-            .or_else(|| pods.as_ref().filter(|found| found.metric.name == name).map(|found| &found.current))
-            .or_else(|| object.as_ref().filter(|found| found.metric.name == name).map(|found| &found.current))
+        None.or_else(|| {
+            external.as_ref().filter(|found| found.metric.name == name).map(|found| &found.current)
+        })
+        .or_else(|| resource.as_ref().filter(|found| found.name == name).map(|found| &found.current))
+        .or_else(|| {
+            let same = |found: &&k8s_openapi::api::autoscaling::v2::ContainerResourceMetricStatus| {
+                found.name == name && Some(found.container.as_str()) == container
+            };
+            container_resource.as_ref().filter(same).map(|found| &found.current)
+        })
+        .or_else(|| pods.as_ref().filter(|found| found.metric.name == name).map(|found| &found.current))
+        .or_else(|| object.as_ref().filter(|found| found.metric.name == name).map(|found| &found.current))
     };
     hpa.status.as_ref()?.current_metrics.iter().flatten().find_map(of)
 }
@@ -245,7 +268,7 @@ fn missing(hpa: &Hpa, name: &str, events: &[Event]) -> String {
     let Some(active) = condition(hpa, "ScalingActive") else {
         return "the HPA has not asked for it yet".into();
     };
-    let said = active.message.clone().filter(|_| active.status == "False").unwrap_or_default();
+    let said = plain(active.message.as_deref().filter(|_| active.status == "False").unwrap_or_default());
     if said.contains(name) {
         return said;
     }
@@ -254,7 +277,8 @@ fn missing(hpa: &Hpa, name: &str, events: &[Event]) -> String {
             && event.involved_object.kind.as_deref() == Some("HorizontalPodAutoscaler")
             && event.message.as_deref().is_some_and(|message| message.contains(name))
     });
-    let warned = warnings.max_by_key(|event| seen_at(event)).and_then(|event| event.message.clone());
+    let warned =
+        warnings.max_by_key(|event| seen_at(event)).and_then(|event| event.message.as_deref().map(plain));
     warned.unwrap_or_else(|| {
         if said.is_empty() { "the HPA has no value of it and does not say why".into() } else { said }
     })

@@ -43,7 +43,9 @@ pub enum Unreadable {
         rights: Vec<String>,
     },
     /// The type is not installed.
-    #[error("the API server knows no VLLMCluster: install the operator first, or choose another context of the kubeconfig")]
+    #[error(
+        "the API server knows no VLLMCluster: install the operator first, or choose another context of the kubeconfig"
+    )]
     NotInstalled,
     /// Anything else.
     #[error("cannot {what} in namespace {namespace:?}: {error}")]
@@ -59,16 +61,18 @@ pub enum Unreadable {
 
 fn offer(near: &[String], namespace: &str) -> String {
     if near.is_empty() {
-        return format!("; the namespace has no VLLMCluster at all: `kubectl get vllmclusters -A` shows where there are some, not in {namespace:?}");
+        return format!(
+            "; the namespace has no VLLMCluster at all: `kubectl get vllmclusters -A` shows where there are some, not in {namespace:?}"
+        );
     }
     format!("; there are {}: give one of them, as in {namespace}/{}", near.join(", "), near[0])
 }
 
 /// Reads all that there is about a cluster, given by its own name or that of a ScaledObject that drives it.
 pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<Seen, Unreadable> {
-    let from = From { client, namespace };
+    let place = Place { client, namespace };
     let (clusters, scaled_objects, hpas) =
-        tokio::join!(from.clusters(), from.scaled_objects(), from.list_hpas());
+        tokio::join!(place.clusters(), place.scaled_objects(), place.list_hpas());
     let (names, (scaled_objects, mut unseen), hpas) = essential(namespace, clusters, scaled_objects, hpas)?;
     let name = Some(name.to_owned())
         .filter(|name| names.contains(name))
@@ -80,8 +84,8 @@ pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<Seen, 
             near: near(name, names.clone()),
         })?;
     let (cluster, scale, set, pods) =
-        tokio::join!(from.cluster(&name), from.scale(&name), from.set(&name), from.pods(&name));
-    let (cluster, _) = (cluster.map_err(|failed| failed.fatal(namespace))?, ());
+        tokio::join!(place.cluster(&name), place.scale(&name), place.set(&name), place.pods(&name));
+    let cluster = cluster.map_err(|failed| failed.fatal(namespace))?;
     let scale = noted(scale, "its numbers are taken from the cluster's own fields", &mut unseen);
     let set = noted(set, "the StatefulSet is missing here", &mut unseen).flatten();
     let pods = noted(pods, "the pods are missing here", &mut unseen);
@@ -96,7 +100,7 @@ pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<Seen, 
         events: Vec::new(),
         unseen: Vec::new(),
     };
-    seen.events = from.events(&seen, &mut unseen).await;
+    seen.events = place.events(&seen, &mut unseen).await;
     seen.unseen = unseen;
     Ok(seen)
 }
@@ -109,8 +113,12 @@ fn essential<A, B, C>(
     hpas: Result<C, Failed>,
 ) -> Result<(A, B, C), Unreadable> {
     let failures = [clusters.as_ref().err(), scaled_objects.as_ref().err(), hpas.as_ref().err()];
-    let rights: Vec<_> =
-        failures.into_iter().flatten().filter(|failed| failed.is(403)).map(|failed| failed.what.clone()).collect();
+    let rights: Vec<_> = failures
+        .into_iter()
+        .flatten()
+        .filter(|failed| failed.is(403))
+        .map(|failed| failed.what.clone())
+        .collect();
     if !rights.is_empty() {
         return Err(Unreadable::Forbidden { namespace: namespace.into(), rights });
     }
@@ -136,7 +144,9 @@ impl Failed {
             kube::Error::Api(status) if status.code == 403 => {
                 Unreadable::Forbidden { namespace, rights: vec![what] }
             }
-            kube::Error::Api(status) if status.code == 404 && what.contains(PLURAL) => Unreadable::NotInstalled,
+            kube::Error::Api(status) if status.code == 404 && what.contains(PLURAL) => {
+                Unreadable::NotInstalled
+            }
             _ => Unreadable::Failed { what, namespace, error },
         }
     }
@@ -147,14 +157,14 @@ fn noted<T>(read: Result<T, Failed>, follows: &str, unseen: &mut Vec<String>) ->
     read.map_err(|Failed { what, error }| unseen.push(format!("cannot {what} ({error}): {follows}"))).ok()
 }
 
-/// Where everything is read from.
+/// Where everything is read place.
 #[derive(Clone, Copy)]
-struct From<'a> {
+struct Place<'a> {
     client: &'a Client,
     namespace: &'a str,
 }
 
-impl From<'_> {
+impl Place<'_> {
     fn api<K>(self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
@@ -277,7 +287,11 @@ mod tests {
             let near = near.iter().map(ToString::to_string).collect();
             Unreadable::NoCluster { namespace: "ns".into(), name: "x".into(), near }.to_string()
         };
-        assert!(missing(&["y"]).ends_with("there are y: give one of them, as in ns/y"), "{}", missing(&["y"]));
+        assert!(
+            missing(&["y"]).ends_with("there are y: give one of them, as in ns/y"),
+            "{}",
+            missing(&["y"])
+        );
         assert!(missing(&[]).contains("no VLLMCluster at all"), "{}", missing(&[]));
     }
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use jiff::{Timestamp, Unit};
 
 use super::chain::{Chain, Explanation, HpaLink, PauseKind, ScaledObjectLink, TriggerLink};
-use super::verdict::measure;
+use super::words::measure;
 
 /// The explanation as a page of text, one link of the chain a paragraph.
 pub fn page(explanation: &Explanation) -> String {
@@ -47,6 +47,14 @@ pub fn number(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// A text of another program in one line, and without what a terminal would obey.
+fn flat(text: &str) -> String {
+    text.split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
 #[derive(Default)]
 struct Page {
     text: String,
@@ -54,8 +62,7 @@ struct Page {
 
 impl Page {
     fn line(&mut self, indent: usize, text: &str) {
-        // Texts of other programs have line breaks of their own.
-        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = flat(text);
         self.text.push_str(&" ".repeat(if text.is_empty() { 0 } else { indent }));
         self.text.push_str(&text);
         self.text.push('\n');
@@ -63,7 +70,7 @@ impl Page {
 
     /// A link of the chain: its kind in a column, and what is said of it.
     fn entry(&mut self, kind: &str, text: &str) {
-        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = flat(text);
         // Writing into a string does not fail.
         let _ = writeln!(self.text, "{kind:<13} {text}");
     }
@@ -101,7 +108,8 @@ impl Page {
             self.more(&format!("{what} by {}", pause.annotation));
         }
         if found.fallback {
-            let to = found.fallback_replicas.map_or_else(String::new, |count| format!(" to {}", replicas(count)));
+            let to =
+                found.fallback_replicas.map_or_else(String::new, |count| format!(" to {}", replicas(count)));
             self.more(&format!("falls back{to}"));
         }
         if let Some(error) = &found.last_error {
@@ -122,20 +130,20 @@ impl Page {
             let metric = metric.as_deref().filter(|metric| metric != type_);
             let metric = metric.map_or_else(String::new, |metric| format!(" {metric}"));
             let name = name.as_deref().map_or_else(String::new, |name| format!(" ({name})"));
-            let target = trigger.target.map_or_else(String::new, |target| format!(", target {}", measure(trigger, target)));
+            let target = trigger
+                .target
+                .map_or_else(String::new, |target| format!(", target {}", measure(trigger, target)));
             let head = format!("{type_}{metric}{name}:");
-            match (trigger.current, trigger.asks_for) {
-                (Some(current), Some(asked)) => {
-                    let total = trigger.total.map_or_else(String::new, |total| format!(" ({} in all)", number(total)));
-                    let near = if trigger.within_tolerance { ", being near its target" } else { "" };
-                    let asks = replicas(asked);
-                    self.entry("trigger", &format!("{head} {}{total}{target} → asks for {asks}{near}", measure(trigger, current)));
-                }
-                _ => {
-                    let why = missing.as_deref().unwrap_or("unknown");
-                    self.entry("trigger", &format!("{head} no value{target}: {why}"));
-                }
-            }
+            let Some((current, asked)) = trigger.current.zip(trigger.asks_for) else {
+                let why = missing.as_deref().unwrap_or("unknown");
+                self.entry("trigger", &format!("{head} no value{target}: {why}"));
+                continue;
+            };
+            let total =
+                trigger.total.map_or_else(String::new, |total| format!(" ({} in all)", number(total)));
+            let near = if trigger.within_tolerance { ", being near its target" } else { "" };
+            let (current, asks) = (measure(trigger, current), replicas(asked));
+            self.entry("trigger", &format!("{head} {current}{total}{target} → asks for {asks}{near}"));
         }
     }
 
@@ -147,14 +155,16 @@ impl Page {
             _ => "has not looked yet".into(),
         };
         self.entry("HPA", &format!("{name}: {counts}, {min} to {max}"));
-        for (what, limit) in [("limited", &hpa.limited), ("inactive", &hpa.inactive), ("unable", &hpa.unable)] {
+        for (what, limit) in [("limited", &hpa.limited), ("inactive", &hpa.inactive), ("unable", &hpa.unable)]
+        {
             if let Some(limit) = limit {
                 self.more(&format!("{what}: {}: {}", limit.reason, limit.message));
             }
         }
         if let Some(window) = &hpa.stabilizing {
             let way = if window.up { "up" } else { "down" };
-            let from = window.not_before.map_or_else(String::new, |at| format!("not before {}, ", moment(at)));
+            let from =
+                window.not_before.map_or_else(String::new, |at| format!("not before {}, ", moment(at)));
             self.more(&format!(
                 "stabilizing on the way {way} by a window of {} s: {from}at the latest {}",
                 window.window_seconds,
@@ -204,5 +214,26 @@ impl Page {
         for pod in pods.iter().filter(|pod| !pod.ready || pod.because.is_some()) {
             self.more(&format!("{}: {}", pod.name, pod.because.as_deref().unwrap_or("not ready")));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(0.4, "0.4")]
+    #[case(10.0, "10")]
+    #[case(3.333_333, "3.333")]
+    #[case(0.0, "0")]
+    fn numbers_have_no_more_digits_than_they_need(#[case] value: f64, #[case] text: &str) {
+        assert_eq!(number(value), text);
+    }
+
+    #[test]
+    fn a_message_of_another_program_moves_no_cursor() {
+        assert_eq!(flat("a\n b\u{1b}[2J\t c"), "a b [2J c");
     }
 }

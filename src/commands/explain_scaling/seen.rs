@@ -127,9 +127,8 @@ impl Seen {
     /// What drives the cluster.
     pub fn drivers(&self) -> Drivers<'_> {
         let cluster = self.cluster.name_any();
-        let attached = |scaled_object: &&ScaledObject| {
-            scaled_object.view.targets_cluster() == Some(cluster.as_str())
-        };
+        let attached =
+            |scaled_object: &&ScaledObject| scaled_object.view.targets_cluster() == Some(cluster.as_str());
         let mut scaled_objects: Vec<_> = self.scaled_objects.iter().flatten().filter(attached).collect();
         // One that goes comes last: it drives no more than until it is gone.
         scaled_objects.sort_by_key(|found| (found.view.deleting, &found.view.name));
