@@ -72,7 +72,7 @@ fn wants_fewer(chain: &Chain, hpa: &HpaLink, asked: i32, leading: &TriggerLink) 
         return told(
             Reason::AtMinimum,
             format!("because that is the minimum of HPA {name}: {wish}"),
-            sentence(&[&grows(chain), &format!("for fewer, lower {}", minimum_of(chain))]),
+            sentence(&[&grows(chain), &fewer(chain, hpa)]),
         );
     }
     if hpa.down_disabled {
@@ -83,6 +83,18 @@ fn wants_fewer(chain: &Chain, hpa: &HpaLink, asked: i32, leading: &TriggerLink) 
         (_, Some(limit)) if limit.reason == "ScaleDownLimit" => rate_limited(hpa, limit, &wish, "down"),
         _ => under_way(hpa, &wish, "shrinks"),
     }
+}
+
+/// How there could be fewer than the minimum.
+fn fewer(chain: &Chain, hpa: &HpaLink) -> String {
+    if hpa.min <= 1 {
+        return "fewer than 1 there cannot be".into();
+    }
+    let also =
+        chain.scale.min.filter(|min| *min >= hpa.min).map_or_else(String::new, |min| {
+            format!(" and minReplicas of the cluster, which is {min} as well")
+        });
+    format!("for fewer, lower {}{also}", minimum_of(chain))
 }
 
 fn content(chain: &Chain, hpa: &HpaLink, leading: &TriggerLink) -> Told {

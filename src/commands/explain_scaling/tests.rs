@@ -18,6 +18,10 @@ const NO_QUEUE: &str = "the HPA was unable to compute the replica count: unable 
 
 #[rstest]
 #[case::at_minimum("at_minimum", Reason::AtMinimum, driven(1, "0"), |_: &mut Objects| {})]
+#[case::at_a_shared_minimum("at_a_shared_minimum", Reason::AtMinimum, driven(2, "0"), |o: &mut Objects| {
+    o.cluster["spec"]["minReplicas"] = json!(2);
+    o.hpa("/spec/minReplicas", json!(2));
+})]
 #[case::followed("followed", Reason::Followed, driven(3, "3500m"), |o: &mut Objects| o.hpa("/status/currentMetrics/0/external/current/averageValue", json!("3")))]
 #[case::within_tolerance("within_tolerance", Reason::WithinTolerance, driven(3, "4200m"), |_: &mut Objects| {})]
 #[case::at_maximum("at_maximum", Reason::AtMaximum, driven(6, "10"), |o: &mut Objects| limited(o, "TooManyReplicas", "the desired replica count is more than the maximum replica count"))]

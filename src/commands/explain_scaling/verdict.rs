@@ -258,7 +258,10 @@ fn by_state(chain: &Chain, hpa: &HpaLink) -> Option<Told> {
                 listed(&missing),
                 kedas_error(chain)
             ),
-            sentence(&[&format!("it shrinks once there is a value of {}", names(&missing)), &grows(chain)]),
+            sentence(&[
+                &format!("it can shrink once there is a value of {}", names(&missing)),
+                &grows(chain),
+            ]),
         )),
         (None, Some(Limit { message, .. })) => Some(told(
             Reason::MetricsMissing,
