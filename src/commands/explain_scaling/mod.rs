@@ -1,8 +1,8 @@
 //! `vllm-operator explain-scaling`: why a cluster has the count that it has, and what would change it.
 //!
 //! Read [`chain`] first: what is told. [`read`] looks at the cluster and makes [`seen`]; [`explain`] makes the chain of it,
-//! with [`hpa`] and its [`arithmetic`]; [`verdict`] and, where it is a matter of numbers, [`numbers`] find the sentences with the [`words`] for
-//! them, and [`render`] makes the page.
+//! with [`hpa`] and its [`arithmetic`]; [`verdict`] and, where it is a matter of numbers, [`numbers`] find the sentences with
+//! the [`words`] for them, and [`render`] makes the page.
 //!
 //! Architecture invariant: nothing is written to the cluster, and no sentence rests on anything that the chain does not show.
 
