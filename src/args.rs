@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::api::names::SCALER_SERVICE;
+use crate::api::names::{CLUSTER_DOMAIN, OPERATOR_NAMESPACE, SCALER_SERVICE};
 use crate::policy::Mode;
 
 /// Autoscalable vLLM servers on Kubernetes.
@@ -99,8 +99,8 @@ pub struct LintArgs {
     #[arg(long)]
     pub live: bool,
 
-    /// Print the manifests with triggers of an older form rewritten; findings go to standard error. All else in the
-    /// text stays as it is.
+    /// Print the manifests with triggers of an older form rewritten, and those that the operator answers completed;
+    /// findings go to standard error. All else in the text stays as it is.
     #[arg(long)]
     pub fix: bool,
 }
@@ -129,7 +129,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Parser)]
 pub struct RunArgs {
     /// Namespace the operator runs in: home of its Service and of its CA's Secret.
-    #[arg(long, env = "POD_NAMESPACE", default_value = "vllm-operator-system")]
+    #[arg(long, env = "POD_NAMESPACE", default_value = OPERATOR_NAMESPACE)]
     pub namespace: String,
 
     /// Service through which the API server reaches the admission webhooks.
@@ -245,7 +245,7 @@ pub struct RunArgs {
     pub rewrite_triggers: bool,
 
     /// Domain of the cluster's DNS names.
-    #[arg(long, env = "CLUSTER_DOMAIN", default_value = "cluster.local")]
+    #[arg(long, env = "CLUSTER_DOMAIN", default_value = CLUSTER_DOMAIN)]
     pub cluster_domain: String,
 
     /// How long to go on serving after SIGTERM, while the API server still has connections, in seconds.

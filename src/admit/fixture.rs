@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use webhook::review::Request;
 use webhook::verify::{Call, verify};
 
-use super::{Admission, Phase};
+use super::{Admission, OwnScaler, Phase};
 use crate::policy::{Bounds, Mode, Scaler};
 use crate::world::live::Live;
 use crate::world::{Attachment, Cluster, Key};
@@ -143,6 +143,7 @@ impl Fixture {
             host_access: false,
             autoscalers: autoscalers.map(str::to_owned).into(),
             mode: Mode::Deny,
+            scaler: OwnScaler::usual(),
             metrics: Arc::default(),
         };
         Self { admission, script }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use webhook::review::Request;
 use webhook::verify::{Call, verify};
 
-use super::{Admission, Phase};
+use super::{Admission, OwnScaler, Phase};
 use crate::api::names::{API_VERSION, GROUP, KIND, PLURAL, VERSION};
 use crate::policy::Mode;
 use crate::world::live::Live;
@@ -151,6 +151,7 @@ impl Plane {
             host_access: false,
             autoscalers: [HPA_CONTROLLER.to_owned(), KEDA.to_owned()].into(),
             mode: Mode::Deny,
+            scaler: OwnScaler::usual(),
             metrics: Arc::default(),
         };
         Self { admission }

@@ -8,6 +8,7 @@
 
 mod claim;
 mod cluster;
+mod external;
 mod hpa;
 mod scale;
 mod scaled_object;
@@ -33,6 +34,8 @@ use crate::telemetry::{Answers, Metrics};
 use crate::world::World;
 use crate::world::live::{Live, LiveError};
 
+pub use external::OwnScaler;
+
 /// Which of the two webhooks of a resource is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -54,6 +57,8 @@ pub struct Admission {
     pub host_access: bool,
     /// What becomes of a refusal, where the namespace says nothing else.
     pub mode: Mode,
+    /// The operator's own scaler.
+    pub scaler: OwnScaler,
     /// What was answered.
     pub metrics: Arc<Metrics>,
 }

@@ -8,10 +8,11 @@ use std::future::Future;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::Phase;
 use super::harness::{Answer, HPA_CONTROLLER, Plane, Resource, Write, cluster, hpa, scale, scaled_object};
 use super::schema::complaints;
+use super::{OwnScaler, Phase};
 use crate::api::names::{KEEP_LIVE_REPLICAS, MAX_REPLICAS, PAUSED, REWRITE_TRIGGERS};
+use crate::args::ScalerMode;
 use crate::policy::clause::UNREAD;
 
 const CASES: u32 = 10_000;
@@ -125,10 +126,15 @@ fn rest(mut object: Value) -> Value {
         for trigger in spec.get_mut("triggers").and_then(Value::as_array_mut).into_iter().flatten() {
             let fields = trigger.as_object_mut().unwrap();
             fields.remove("metricType");
-            fields["metadata"]
-                .as_object_mut()
-                .unwrap()
-                .retain(|key, _| !matches!(key.as_str(), "type" | "metricName"));
+            let is_of_the_scaler = matches!(fields["type"].as_str(), Some("http" | "external"));
+            if is_of_the_scaler {
+                fields.remove("type");
+                fields.remove("authenticationRef");
+            }
+            let of_http = |key: &str| matches!(key, "url" | "scalerAddress" | "signal" | "path");
+            fields["metadata"].as_object_mut().unwrap().retain(|key, _| {
+                !(matches!(key.as_str(), "type" | "metricName") || is_of_the_scaler && of_http(key))
+            });
         }
         if spec.is_empty() {
             object["spec"] = Value::Null;
@@ -137,9 +143,16 @@ fn rest(mut object: Value) -> Value {
     object
 }
 
+fn text(values: &'static [&'static str]) -> impl Strategy<Value = Option<&'static str>> {
+    prop::option::of(prop::sample::select(values))
+}
+
 /// A trigger in its present or an older form, or in none.
 fn trigger() -> impl Strategy<Value = Value> {
-    let text = |values: &'static [&'static str]| prop::option::of(prop::sample::select(values));
+    prop_oneof![3 => trigger_of_keda(), 2 => trigger_of_the_scaler()]
+}
+
+fn trigger_of_keda() -> impl Strategy<Value = Value> {
     (
         prop::sample::select(&["cpu", "memory", "prometheus", "http", "cron"][..]),
         text(&["", "Utilization", "AverageValue", "Value"]),
@@ -153,6 +166,69 @@ fn trigger() -> impl Strategy<Value = Value> {
             }));
             without_nulls(json!({"type": type_, "metricType": metric_type, "metadata": metadata}))
         })
+}
+
+/// One that the operator's own scaler is to answer, mostly.
+fn trigger_of_the_scaler() -> impl Strategy<Value = Value> {
+    (
+        prop::sample::select(&["http", "http", "external", "external", "external-push"][..]),
+        text(&["", "AverageValue", "Value"]),
+        prop::option::weighted(0.3, prop::sample::select(&["", "mine", "vllm-operator-scaler"][..])),
+        prop::option::weighted(0.9, prop::sample::select(&["100", " 5 ", "0", "x", ""][..])),
+        prop::option::weighted(
+            0.9,
+            prop::sample::select(
+                &["http://a", "http://a.t/x?y", "https://a.b.svc:1//", "http://a.example/", "http://u@a/", "a", ""][..],
+            ),
+        ),
+        (
+            prop::sample::select(
+                &[
+                    "vllm-operator-scaler.vllm-operator-system.svc:443",
+                    " vllm-operator-scaler.vllm-operator-system.svc:443",
+                    "vllm-operator-scaler.vllm-operator-system:443",
+                    "scaler.elsewhere:443",
+                ][..],
+            ),
+            prop::option::weighted(
+                0.9,
+                prop::sample::select(&["response-time", "queue", "combined", "que"][..]),
+            ),
+            text(&["/health", "x", ""]),
+            text(&["5", ""]),
+        ),
+        prop::bool::weighted(0.1),
+    )
+        .prop_map(|(type_, metric_type, name, target, url, own, unknown)| {
+            let (address, signal, path, queue) = own;
+            let metadata = if type_ == "http" {
+                json!({"url": url, "targetValue": target})
+            } else {
+                json!({
+                    "scalerAddress": address, "signal": signal, "targetValue": target, "path": path,
+                    "queueTarget": queue,
+                })
+            };
+            let mut metadata = without_nulls(metadata);
+            if unknown {
+                metadata["other"] = json!("");
+            }
+            let reference = name.map(|name| json!({"kind": "ClusterTriggerAuthentication", "name": name}));
+            without_nulls(json!({
+                "type": type_, "metricType": metric_type, "authenticationRef": reference, "metadata": metadata,
+            }))
+        })
+}
+
+/// The operator's own scaler, within reach mostly.
+fn own_scaler() -> impl Strategy<Value = OwnScaler> {
+    const MODES: [ScalerMode; 4] = [ScalerMode::Tls, ScalerMode::Tls, ScalerMode::Plaintext, ScalerMode::Off];
+    (prop::sample::select(&MODES[..]), prop::bool::weighted(0.8), prop::bool::weighted(0.8)).prop_map(
+        |(mode, is_published, rewrites)| {
+            let published = tokio::sync::watch::channel(is_published).1;
+            OwnScaler { mode, rewrites, published, ..OwnScaler::usual() }
+        },
+    )
 }
 
 /// A ScaledObject as it is to be.
@@ -280,7 +356,7 @@ proptest! {
     #[test]
     fn of_a_scaled_object_twice_is_once_the_rest_stays_and_what_passes_is_valid(
         (spec, rewrites) in scaled_object_spec(), older in prop::option::of(scaled_object_spec()),
-        target in prop::option::weighted(0.9, stored_counts()),
+        target in prop::option::weighted(0.9, stored_counts()), scaler in own_scaler(),
     ) {
         let object = |(spec, rewrites): (Value, bool)| {
             let mut object = scaled_object("queue", &spec);
@@ -294,7 +370,8 @@ proptest! {
             Some(older) => Write::update(Resource::ScaledObject, object(older), new.clone()),
             None => Write::create(Resource::ScaledObject, new.clone()),
         };
-        let plane = plane(None, target.map(|counts| cluster("a", &counts)).as_ref());
+        let mut plane = plane(None, target.map(|counts| cluster("a", &counts)).as_ref());
+        plane.admission.scaler = scaler;
         let (first, stored) = mutated_twice(&plane, &write)?;
         // What is filled in is no fault.
         let stated = ["minReplicaCount", "maxReplicaCount", "idleReplicaCount"];

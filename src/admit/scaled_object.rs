@@ -15,7 +15,7 @@ use crate::world::part::ScaledObjectPart;
 use crate::world::{self, Target};
 
 use super::claim::joined;
-use super::{Admission, Phase, Unjudged, budget, part};
+use super::{Admission, OwnScaler, Phase, Unjudged, budget, part};
 
 /// What is around a ScaledObject.
 #[derive(Clone)]
@@ -50,8 +50,9 @@ impl Surroundings {
         all
     }
 
-    fn known(&self) -> Known<'_> {
-        Known { cluster: self.cluster, scalers: &self.scalers, hpas: &self.hpas }
+    fn known<'a>(&'a self, namespace: &'a str, scaler: &'a OwnScaler) -> Known<'a> {
+        let Self { cluster, scalers, hpas } = self;
+        Known { cluster: *cluster, scalers, hpas, namespace, external: scaler.known() }
     }
 }
 
@@ -79,7 +80,7 @@ impl Admission {
             target.cluster = self.live.cluster(namespace, cluster, budget(request)).await?;
         }
         let ask = |surroundings: &Surroundings| {
-            let write = Write { known: surroundings.known(), ..write };
+            let write = Write { known: surroundings.known(namespace, &self.scaler), ..write };
             match phase {
                 Phase::Validating => check(&write),
                 Phase::Mutating => default_then_check(&write, request),

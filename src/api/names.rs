@@ -13,6 +13,11 @@ pub const KIND: &str = "VLLMCluster";
 /// Plural resource name, as in URLs and admission rules.
 pub const PLURAL: &str = "vllmclusters";
 
+/// The namespace that an installation runs in where nothing else is said.
+pub const OPERATOR_NAMESPACE: &str = "vllm-operator-system";
+/// The domain of a cluster's DNS names where nothing else is said.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+
 /// The Service under which KEDA reaches the scaler of the operator.
 pub const SCALER_SERVICE: &str = "vllm-operator-scaler";
 /// The port of that Service.

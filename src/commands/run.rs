@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use webhook::handler::reviews;
 use webhook::server::{Limits, Protocol, Stop, Transport, serve, tls_config};
 
-use crate::admit::{Admission, Endpoint, Phase};
+use crate::admit::{Admission, Endpoint, OwnScaler, Phase};
 use crate::api::names::SCALER_CLIENT;
 use crate::args::RunArgs;
 use crate::certificates::clients::ClientFile;
@@ -67,6 +67,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let resolver = Arc::new(certs::Resolver::default());
     let (synced, synced_seen) = watch::channel(Synced::default());
     let (bundle_in_place, bundle_seen) = watch::channel(false);
+    let (published, published_seen) = watch::channel(false);
     let stopping = CancellationToken::new();
 
     let listener =
@@ -91,6 +92,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         host_access: args.allow_host_access,
         autoscalers: args.autoscalers.iter().cloned().collect(),
         mode: args.admission_mode,
+        scaler: OwnScaler {
+            mode: args.scaler,
+            service: args.scaler_service.clone(),
+            namespace: args.namespace.clone(),
+            domain: args.cluster_domain.clone(),
+            rewrites: args.rewrite_triggers,
+            published: published_seen,
+        },
         metrics,
     });
     let clients = ClientFile::open(args.client_ca_file.as_deref(), &args.client_names)?;
@@ -103,7 +112,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let asks = scaler_port.is_some();
     let watches = tokio::spawn(world::watch::run(client.clone(), Arc::clone(&world), synced, asks));
     let (leading, leading_seen) = watch::channel(false);
-    let (published, _published_seen) = watch::channel(false);
     let certificates = tokio::spawn(certificates::run(Certificates {
         client: client.clone(),
         settings: certificate_settings,

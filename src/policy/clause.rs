@@ -125,6 +125,14 @@ ids! {
         RewriteType = "scaled-object/rewrite-type",
         /// A prometheus trigger's `metricName` is dropped.
         RewriteMetricName = "scaled-object/rewrite-metric-name",
+        /// A trigger `http` becomes one for the operator's own scaler.
+        RewriteHttp = "scaled-object/rewrite-http",
+        /// A trigger for the operator's own scaler gets the metric type that its signal has.
+        OwnMetricTypeFilled = "scaled-object/scaler-metric-type-filled-in",
+        /// A trigger for the operator's own scaler gets the reference by which KEDA can connect.
+        OwnAuthenticationFilled = "scaled-object/scaler-authentication-filled-in",
+        /// The operator's flag that switches rewriting off.
+        RewriteFlag = "scaled-object/rewrite-flag",
         /// The annotation that switches rewriting off.
         RewriteOptOut = "scaled-object/rewrite-opt-out",
 

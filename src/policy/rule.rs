@@ -185,8 +185,34 @@ ids! {
         TriggerNameTwice = "scaled-object/trigger-name-twice",
         /// `useCachedMetrics` on a cpu, memory or cron trigger, which KEDA's webhook refuses too.
         CachedMetrics = "scaled-object/cached-metrics",
-        /// A trigger `http`, which KEDA does not have: the whole ScaledObject scales nothing.
+        /// A trigger `http`, which KEDA does not have: the whole ScaledObject scales nothing. It is refused where triggers
+        /// of an older form are not rewritten.
         HttpTrigger = "scaled-object/http-trigger",
+        /// A trigger `http` without a `url` or a `targetValue`.
+        HttpMissing = "scaled-object/http-metadata-missing",
+        /// A `url`, a `targetValue` or an `activationTargetValue` of a trigger `http` that cannot be read.
+        HttpUnreadable = "scaled-object/http-metadata-unreadable",
+        /// A trigger `http` whose `url` leads out of the cluster, or into another namespace by a short name.
+        HttpHost = "scaled-object/http-host",
+        /// Metadata of a trigger `http` that would be lost, because nothing reads it.
+        HttpUnknownKey = "scaled-object/http-unknown-key",
+        /// A trigger for the operator's own scaler, or one of type `http`, while KEDA cannot reach that scaler: a trigger
+        /// that KEDA cannot reach freezes the others too.
+        ScalerUnanswered = "scaled-object/scaler-unanswered",
+        /// A trigger for the operator's own scaler under another address than the one that its certificate is for.
+        OwnAddress = "scaled-object/scaler-address",
+        /// A trigger `external-push` for the operator's own scaler, which pushes nothing.
+        OwnPush = "scaled-object/scaler-push",
+        /// Required metadata of a trigger for the operator's own scaler is missing.
+        OwnMissing = "scaled-object/scaler-metadata-missing",
+        /// Metadata of a trigger for the operator's own scaler that cannot be read.
+        OwnUnreadable = "scaled-object/scaler-metadata-unreadable",
+        /// Metadata of a trigger for the operator's own scaler that nothing reads.
+        OwnUnknownKey = "scaled-object/scaler-unknown-key",
+        /// A `metricType` that makes something else of what the operator's own scaler answers.
+        OwnMetricType = "scaled-object/scaler-metric-type",
+        /// A trigger for the operator's own scaler with another `authenticationRef` than KEDA needs to connect.
+        OwnAuthentication = "scaled-object/scaler-authentication",
         /// A trigger type one slip away from a known one: the whole ScaledObject scales nothing.
         TriggerTypeMisspelt = "scaled-object/trigger-type-misspelt",
         /// Warning: a trigger type that KEDA 2.21 does not have.
@@ -225,6 +251,8 @@ ids! {
         RewroteType = "scaled-object/rewrote-type",
         /// Warning: a prometheus trigger's `metricName` was dropped.
         RewroteMetricName = "scaled-object/rewrote-metric-name",
+        /// Warning: a trigger `http` was rewritten to one that the operator's own scaler answers.
+        RewroteHttp = "scaled-object/rewrote-http",
 
         // A HorizontalPodAutoscaler.
         /// A ScaledObject scales the cluster that neither owns this HPA nor is to take it over.
@@ -285,6 +313,7 @@ impl Rule {
                 | Self::CountMovedForAutoscaler
                 | Self::RewroteType
                 | Self::RewroteMetricName
+                | Self::RewroteHttp
         )
     }
 }

@@ -183,6 +183,13 @@ fn line_end(text: &str, at: usize) -> usize {
 fn written(value: &Value, quoted: bool) -> String {
     match value {
         Value::String(text) => written_text(text, quoted),
+        Value::Object(fields) => {
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(key, value)| format!("{}: {}", written_text(key, quoted), written(value, quoted)))
+                .collect();
+            format!("{{{}}}", fields.join(", "))
+        }
         // JSON is YAML.
         other => other.to_string(),
     }
@@ -310,7 +317,7 @@ mod tests {
             add("/spec/triggers/0/name", json!("on")),
         ];
         let newer = format!(
-            "{HEAD}spec:\n  triggers:\n  - type: external # x\n    name: \"on\"\n    metadata:\n      {{\"scalerAddress\":\"a.b:9\", \"count\": \"5\"}}\n"
+            "{HEAD}spec:\n  triggers:\n  - type: external # x\n    name: \"on\"\n    metadata:\n      {{scalerAddress: \"a.b:9\", count: \"5\"}}\n"
         );
         assert_eq!(fix(&older, edits), (newer, vec![]));
     }

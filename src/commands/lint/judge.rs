@@ -16,7 +16,7 @@ use serde_json::Value;
 use serde_json::value::to_raw_value;
 use webhook::review::{GroupVersionKind, GroupVersionResource, Operation, Request, User};
 
-use crate::admit::{Admission, Phase, Unjudged};
+use crate::admit::{Admission, OwnScaler, Phase, Unjudged};
 use crate::policy::{Mode, Outcome};
 use crate::world::World;
 use crate::world::files::{Kind, Objects};
@@ -97,6 +97,7 @@ impl Surroundings {
             host_access: false,
             autoscalers: HashSet::new(),
             mode: Mode::Deny,
+            scaler: OwnScaler::usual(),
             metrics: Arc::default(),
         };
         let Manifest { kind, version, namespace, name, .. } = write.manifest;

@@ -165,7 +165,7 @@ fn judge(cluster: &str, object: &ScaledObject, known: Known<'_>, mut judged: Jud
     judge_pause(cluster, object, bounds, &mut judged);
     judge_modifiers(spec, &mut judged);
     judge_rivals(cluster, object, known, &mut judged);
-    judge_triggers(cluster, spec, known.cluster, &mut judged);
+    judge_triggers(cluster, object, known, &mut judged);
     if known.cluster.is_none() {
         judged.warn(Finding::new(
             Rule::TargetMissing,

@@ -3,13 +3,13 @@
 //! Architecture invariant: judges nothing. What is wrong and has no single right form is left for `check`.
 
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, PatchOperation, RemoveOperation};
+use json_patch::{AddOperation, PatchOperation, RemoveOperation, ReplaceOperation};
 
 use crate::policy::{Clause, Finding, Outcome, Rule};
 
 use super::check::MOST;
 use super::view::{Spec, Trigger};
-use super::{Cluster, Write};
+use super::{Cluster, Write, http, own};
 
 /// The metric types of a cpu or memory trigger.
 pub(super) const RESOURCE_TYPES: [&str; 2] = ["Utilization", "AverageValue"];
@@ -17,17 +17,19 @@ pub(super) const RESOURCE_TYPES: [&str; 2] = ["Utilization", "AverageValue"];
 /// The edits to the written object, with a warning for each trigger that was rewritten.
 pub fn default(write: &Write<'_>) -> Outcome {
     let mut outcome = Outcome::default();
-    if write.concerns().is_none() {
-        return outcome;
-    }
-    fill_range(&write.new.spec, write.known.cluster, &mut outcome);
-    if write.new.rewrites() {
-        for (index, trigger) in write.new.spec.triggers.iter().enumerate() {
+    let Some(cluster) = write.concerns() else { return outcome };
+    let Write { new, old: _, known } = *write;
+    fill_range(&new.spec, known.cluster, &mut outcome);
+    let rewrites = new.rewrites(&known.external);
+    for (index, trigger) in new.spec.triggers.iter().enumerate() {
+        own::fill(index, trigger, &known.external, &mut outcome);
+        if rewrites {
             rewrite(index, trigger, &mut outcome);
+            http::rewrite(index, trigger, cluster, known, &mut outcome);
         }
-        // All are brought up to date; a hundred sentences about it are enough.
-        outcome.warnings.truncate(MOST);
     }
+    // All are brought up to date; a hundred sentences about it are enough.
+    outcome.warnings.truncate(MOST);
     outcome
 }
 
@@ -86,14 +88,21 @@ fn older_metric_type(trigger: &Trigger) -> Option<&str> {
     trigger.metric_type.as_deref().is_none_or(|current| current == older).then_some(older)
 }
 
-fn add(path: &[&str], value: impl Into<serde_json::Value>) -> PatchOperation {
+pub(super) fn add(path: &[&str], value: impl Into<serde_json::Value>) -> PatchOperation {
     PatchOperation::Add(AddOperation {
         path: PointerBuf::from_tokens(path.iter().copied()),
         value: value.into(),
     })
 }
 
-fn remove(path: &[&str]) -> PatchOperation {
+pub(super) fn replace(path: &[&str], value: impl Into<serde_json::Value>) -> PatchOperation {
+    PatchOperation::Replace(ReplaceOperation {
+        path: PointerBuf::from_tokens(path.iter().copied()),
+        value: value.into(),
+    })
+}
+
+pub(super) fn remove(path: &[&str]) -> PatchOperation {
     PatchOperation::Remove(RemoveOperation { path: PointerBuf::from_tokens(path.iter().copied()) })
 }
 

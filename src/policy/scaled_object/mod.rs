@@ -2,7 +2,9 @@
 //! to date, and what is refused because KEDA, the HPA and the cluster would disagree about it.
 //!
 //! Read [`view`] for what is read of the object, [`default()`] for what is changed, [`check()`] for what is judged;
-//! `triggers` judges one trigger and `values` one value of its metadata, `metrics` knows vLLM's metrics.
+//! `triggers` judges one trigger and `values` one value of its metadata, `metrics` knows vLLM's metrics. Of the operator's own
+//! scaler, `external` is what is known, `own` judges the triggers that it answers, and `http` those of the older form that
+//! become such.
 //!
 //! Whatever KEDA 2.21's own webhook refuses is refused here too, because that webhook fails open and names one
 //! reason at a time. Left to it, since this policy cannot know better:
@@ -21,7 +23,10 @@
 
 mod check;
 mod default;
+mod external;
+mod http;
 mod metrics;
+mod own;
 mod triggers;
 mod values;
 pub mod view;
@@ -30,6 +35,7 @@ use super::{Bounds, Clause, Scaler};
 
 pub use check::check;
 pub use default::default;
+pub use external::{ExternalScaler, Reach};
 pub use view::ScaledObject;
 
 /// What is known of the target `VLLMCluster`.
@@ -53,6 +59,10 @@ pub struct Known<'a> {
     /// Names of HPAs that point at the cluster and that no ScaledObject controls, without those whose annotation
     /// `validations.keda.sh/hpa-ownership: "false"` excuses them.
     pub hpas: &'a [String],
+    /// The namespace of the object.
+    pub namespace: &'a str,
+    /// The operator's own scaler.
+    pub external: ExternalScaler<'a>,
 }
 
 /// One write of a `ScaledObject`.

@@ -8,6 +8,7 @@ use super::*;
 use crate::api::names::TRANSFER_HPA;
 use crate::policy::{Basis, Rule};
 
+mod external;
 mod keda;
 
 /// A ScaledObject in which there is nothing to find, with a merge patch.
@@ -51,7 +52,13 @@ fn cpu(metric_type: &Value, metadata: &Value) -> Value {
 
 const BOUNDS: Bounds = Bounds { min: Some(2), max: Some(10) };
 const CLUSTER: Cluster = Cluster { bounds: BOUNDS, cpu_request: true, memory_request: true };
-const KNOWN: Known<'static> = Known { cluster: Some(CLUSTER), scalers: &[], hpas: &[] };
+const KNOWN: Known<'static> = Known {
+    cluster: Some(CLUSTER),
+    scalers: &[],
+    hpas: &[],
+    namespace: "t",
+    external: ExternalScaler::USUAL,
+};
 
 fn judge(new: &ScaledObject, old: Option<&ScaledObject>, known: Known<'_>) -> crate::policy::Outcome {
     check(&Write { new, old, known })
@@ -125,7 +132,6 @@ fn the_name(#[case] name: &str, #[case] says: &str) {
 }
 
 #[rstest]
-#[case::http(json!({"type": "http", "metadata": {}}), "type", "no trigger \"http\", and a ScaledObject with such a trigger scales nothing at all; use a prometheus trigger")]
 #[case::a_slip(json!({"type": "promethues", "metadata": {}}), "type", "use \"prometheus\"")]
 #[case::upper_case(json!({"type": "CPU", "metadata": {}}), "type", "use \"cpu\"")]
 #[case::cached_cpu(json!({"type": "cpu", "metadata": {"value": "80"}, "metricType": "Utilization", "useCachedMetrics": true}), "useCachedMetrics", "of a cpu trigger")]
@@ -306,7 +312,8 @@ fn all_that_is_wrong_is_said_at_once() {
         [
             "spec.minReplicaCount",
             "spec.idleReplicaCount",
-            "spec.triggers[0].type",
+            "spec.triggers[0].metadata.url",
+            "spec.triggers[0].metadata.targetValue",
             "spec.triggers[1].metricType",
             "spec.triggers[1].metadata.value"
         ]
@@ -395,7 +402,7 @@ fn a_hundred_findings_are_enough() {
 
     // Nor do that many warnings hide a refusal.
     let mut triggers = vec![json!({"type": "of-another-release"}); 300];
-    triggers.push(json!({"type": "http"}));
+    triggers.push(json!({"type": "promethues"}));
     let outcome = judge(&object(&with_triggers(&json!(triggers))), None, KNOWN);
     assert_eq!((outcome.refusals.len(), outcome.warnings.len()), (1, 101));
 }

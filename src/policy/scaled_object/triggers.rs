@@ -11,12 +11,12 @@ use std::collections::BTreeSet;
 use crate::api::names::KIND;
 use crate::policy::{Clause, Finding, Rule};
 
-use super::Cluster;
 use super::check::{Judged, Violation};
 use super::default::RESOURCE_TYPES;
-use super::metrics;
+use super::http::HTTP;
 use super::values::{Form, one_slip};
-use super::view::{Spec, Trigger};
+use super::view::{ScaledObject, Trigger};
+use super::{Known, http, metrics, own};
 
 /// The triggers of KEDA 2.21, as `pkg/scaling/scalers_builder.go` lists them.
 const KNOWN: [&str; 80] = [
@@ -157,7 +157,8 @@ const METRICS_API: Metadata = Metadata {
 };
 
 /// Judges all triggers, each by itself and against each other.
-pub(super) fn judge_triggers(cluster: &str, spec: &Spec, known: Option<Cluster>, judged: &mut Judged) {
+pub(super) fn judge_triggers(cluster: &str, object: &ScaledObject, known: Known<'_>, judged: &mut Judged) {
+    let spec = &object.spec;
     if spec.triggers.is_empty() {
         judged.wrong(Violation::new(
             Rule::NoTriggers,
@@ -188,10 +189,20 @@ pub(super) fn judge_triggers(cluster: &str, spec: &Spec, known: Option<Cluster>,
             "metrics-api" => {
                 judge_external(index, trigger, &METRICS_API, spec.modifiers.is_some(), judged);
             }
-            "cpu" => judge_resource(index, trigger, cluster, known.map(|known| known.cpu_request), judged),
-            "memory" => {
-                judge_resource(index, trigger, cluster, known.map(|known| known.memory_request), judged);
+            "cpu" => {
+                judge_resource(index, trigger, cluster, known.cluster.map(|known| known.cpu_request), judged);
             }
+            "memory" => {
+                judge_resource(
+                    index,
+                    trigger,
+                    cluster,
+                    known.cluster.map(|known| known.memory_request),
+                    judged,
+                );
+            }
+            HTTP => http::judge(index, trigger, object, known, judged),
+            _ if known.external.is_meant_by(trigger) => own::judge(index, trigger, &known.external, judged),
             other => judge_type(index, other, judged),
         }
     }
@@ -215,14 +226,7 @@ fn judge_type(index: usize, type_: &str, judged: &mut Judged) {
     }
     let lower = type_.to_lowercase();
     let meant = KNOWN.iter().find(|known| **known == lower || one_slip(known, &lower));
-    if type_ == "http" {
-        judged.wrong(Violation::of_trigger(
-            Rule::HttpTrigger,
-            index,
-            "type",
-            "KEDA has no trigger \"http\", and a ScaledObject with such a trigger scales nothing at all; use a prometheus trigger with a query on vllm:num_requests_waiting, the requests that wait for a server",
-        ));
-    } else if let Some(meant) = meant {
+    if let Some(meant) = meant {
         judged.wrong(Violation::of_trigger(
             Rule::TriggerTypeMisspelt,
             index,

@@ -32,7 +32,7 @@ impl Form {
     pub(super) fn complaint(self, value: &str) -> Option<String> {
         let (right, what) = match self {
             Self::Text(_) => return None,
-            Self::Url => (is_url(value), "no URL"),
+            Self::Url => (Url::read(value).is_some(), "no URL"),
             Self::Number => (number(value).is_some(), "no number"),
             Self::Threshold => match number(value) {
                 Some(number) => {
@@ -74,26 +74,43 @@ fn number(value: &str) -> Option<f64> {
 }
 
 fn is_bool(value: &str) -> bool {
-    matches!(
-        value,
-        "1" | "t" | "T" | "true" | "TRUE" | "True" | "0" | "f" | "F" | "false" | "FALSE" | "False"
-    )
+    is_true(value) || matches!(value, "0" | "f" | "F" | "false" | "FALSE" | "False")
 }
 
-fn is_url(value: &str) -> bool {
-    let Some((scheme, rest)) = value.split_once("://") else { return false };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let (host, port) = match host_port.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, None),
-        Some((host, port)) => (host, port.strip_prefix(':').or(Some("no port"))),
-        None => host_port.split_once(':').map_or((host_port, None), |(host, port)| (host, Some(port))),
-    };
-    let scheme = scheme.to_ascii_lowercase();
-    (scheme == "http" || scheme == "https")
-        && !host.is_empty()
-        && !value.contains(char::is_whitespace)
-        && port.is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok())
+/// Whether Go reads it as true.
+pub(super) fn is_true(value: &str) -> bool {
+    matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+/// The parts of an `http://` or `https://` URL with a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Url<'a> {
+    /// Whether it names a user before the host.
+    pub(super) has_user: bool,
+    /// Of an IPv6 address, without the brackets.
+    pub(super) host: &'a str,
+    /// All behind the host and its port.
+    pub(super) rest: &'a str,
+}
+
+impl<'a> Url<'a> {
+    pub(super) fn read(value: &'a str) -> Option<Self> {
+        let (scheme, rest) = value.split_once("://")?;
+        let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (has_user, host_port) =
+            authority.rsplit_once('@').map_or((false, authority), |(_, host)| (true, host));
+        let (host, port) = match host_port.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, "")) => (host, None),
+            Some((host, port)) => (host, port.strip_prefix(':').or(Some("no port"))),
+            None => host_port.split_once(':').map_or((host_port, None), |(host, port)| (host, Some(port))),
+        };
+        let scheme = scheme.to_ascii_lowercase();
+        let right = (scheme == "http" || scheme == "https")
+            && !host.is_empty()
+            && !value.contains(char::is_whitespace)
+            && port.is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok());
+        right.then_some(Self { has_user, host, rest })
+    }
 }
 
 /// Go's `time.ParseDuration`, not negative, or a count of milliseconds.
@@ -134,6 +151,15 @@ fn is_positive_quantity(value: &str) -> bool {
     is_decimal(decimal)
         && decimal.contains(|c: char| ('1'..='9').contains(&c))
         && (known.contains(&suffix) || exponent)
+}
+
+/// What to do about a key that is none of these.
+pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
+    let meant = known.iter().find(|known| known.eq_ignore_ascii_case(key) || one_slip(known, key));
+    match meant {
+        Some(meant) => format!("use {meant:?}"),
+        None => format!("remove it, or use one of {}", known.join(", ")),
+    }
 }
 
 /// Whether `a` and `b` differ by one character too many, too few or other, or by two neighbours swapped.

@@ -11,6 +11,8 @@ use crate::api::count;
 use crate::api::names::{API_VERSION, GROUP, KIND, PAUSED, PAUSED_REPLICAS, REWRITE_TRIGGERS, TRANSFER_HPA};
 use crate::policy::Clause;
 
+use super::ExternalScaler;
+
 /// The annotations that the policy reads.
 const ANNOTATIONS: [&str; 4] = [PAUSED, PAUSED_REPLICAS, REWRITE_TRIGGERS, TRANSFER_HPA];
 
@@ -116,8 +118,17 @@ pub struct Trigger {
     pub metric_type: Option<String>,
     /// `useCachedMetrics`.
     pub use_cached_metrics: bool,
-    /// Whether there is an `authenticationRef`.
-    pub has_authentication: bool,
+    /// `authenticationRef`, where it names something.
+    pub authentication: Option<Authentication>,
+}
+
+/// A trigger's `authenticationRef`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub struct Authentication {
+    /// Without one, the reference is none to KEDA.
+    pub name: Option<String>,
+    /// Absent: `TriggerAuthentication`.
+    pub kind: Option<String>,
 }
 
 impl ScaledObject {
@@ -132,10 +143,15 @@ impl ScaledObject {
             && ANNOTATIONS.iter().all(|&key| self.annotations.get(key) == other.annotations.get(key))
     }
 
+    /// Whether its annotation keeps triggers of an older form.
+    pub(super) fn opts_out(&self) -> bool {
+        let keeps = self.annotations.get(REWRITE_TRIGGERS).is_some_and(|value| value == "false");
+        keeps && Clause::RewriteOptOut.in_force()
+    }
+
     /// Whether triggers of an older form are brought up to date.
-    pub(super) fn rewrites(&self) -> bool {
-        let opted_out = self.annotations.get(REWRITE_TRIGGERS).is_some_and(|value| value == "false");
-        !(opted_out && Clause::RewriteOptOut.in_force())
+    pub(super) fn rewrites(&self, scaler: &ExternalScaler<'_>) -> bool {
+        !self.opts_out() && (scaler.rewrites || !Clause::RewriteFlag.in_force())
     }
 }
 
@@ -157,7 +173,7 @@ mod raw {
 
     use crate::api::count;
 
-    use super::{BTreeMap, Deserialize, Deserializer, Fallback, Modifiers, Target};
+    use super::{Authentication, BTreeMap, Deserialize, Deserializer, Fallback, Modifiers, Target};
 
     #[derive(Deserialize)]
     pub struct Object {
@@ -210,7 +226,7 @@ mod raw {
         metadata: BTreeMap<String, String>,
         metric_type: Option<String>,
         use_cached_metrics: Option<bool>,
-        authentication_ref: Option<IgnoredAny>,
+        authentication_ref: Option<Authentication>,
     }
 
     /// A map of strings in which null is absent, at both levels.
@@ -276,7 +292,7 @@ mod raw {
                 metadata,
                 metric_type: filled(metric_type),
                 use_cached_metrics: use_cached_metrics.unwrap_or_default(),
-                has_authentication: authentication_ref.is_some(),
+                authentication: authentication_ref.filter(|reference| reference.name.as_deref() > Some("")),
             }
         }
     }
@@ -352,7 +368,7 @@ mod tests {
             metadata: [("value".into(), "80".into())].into(),
             metric_type: text("Utilization"),
             use_cached_metrics: true,
-            has_authentication: true,
+            authentication: Some(Authentication { name: text("x"), kind: None }),
         };
         let spec = Spec {
             target: Target::default(),

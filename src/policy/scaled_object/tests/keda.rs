@@ -50,7 +50,7 @@ fn what_kedas_webhook_refuses(#[case] patch: Value, #[case] rule: Rule) {
     };
     let cpu_request = rule != Rule::CpuWithoutRequest;
     let cluster = Some(Cluster { cpu_request, ..CLUSTER });
-    let outcome = judge(&object(&patch), None, Known { cluster, scalers: &scalers, hpas: &hpas });
+    let outcome = judge(&object(&patch), None, Known { cluster, scalers: &scalers, hpas: &hpas, ..KNOWN });
     let rules: Vec<_> = outcome.refusals.iter().map(|finding| finding.rule).collect();
     assert_eq!(rules, [rule], "{outcome:#?}");
 }
