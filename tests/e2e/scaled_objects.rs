@@ -47,7 +47,7 @@ pub async fn refused(plane: &Plane) -> anyhow::Result<()> {
         ("triggers: [{type: promtheus, metadata: {}}]".into(), "prometheus"),
         ("triggers: [{type: memory, metricType: Utilization, metadata: {value: \"80\"}}]".into(), "memory"),
         (
-            "triggers: [{type: http, metadata: {targetValue: \"100\", url: \"http://a:8000/v1/models\"}}]"
+            "triggers: [{type: http, metadata: {targetValue: \"100\", url: \"http://www.example.com/v1/models\"}}]"
                 .into(),
             "http",
         ),

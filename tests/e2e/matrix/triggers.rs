@@ -51,6 +51,7 @@ fn resource(name: &'static str, trigger: impl Into<Value>) -> Case {
 pub fn cases() -> Vec<Case> {
     let mut cases: Vec<_> = metadata().into_iter().chain(resources()).map(Case::detail).collect();
     cases.extend(kinds());
+    cases.extend(answered());
     cases.extend(names());
     cases
 }
@@ -181,7 +182,6 @@ fn kinds() -> Vec<Case> {
         case("trigger-misspelt", of("promtheus"))
             .mutating(&["spec.triggers[0].type: KEDA has no trigger \"promtheus\", and a ScaledObject with such a trigger scales nothing at all; use \"prometheus\""]),
         case("trigger-in-capitals", of("Prometheus")).mutating(&["spec.triggers[0].type: KEDA has no trigger \"Prometheus\""]),
-        case("trigger-http", of("http")).mutating(&["spec.triggers[0].type: KEDA has no trigger \"http\""]),
         case("trigger-unknown", of("frobnicator"))
             .expect(Expect::passes().warns(&["spec.triggers[0].type: KEDA 2.21 has no trigger \"frobnicator\""])),
         {
@@ -192,6 +192,68 @@ fn kinds() -> Vec<Case> {
         },
         case("second-trigger-misspelt", json!([waiting(), {"type": "promtheus", "metadata": {}}]))
             .mutating(&["spec.triggers[1].type: KEDA has no trigger \"promtheus\""]),
+    ]
+}
+
+/// Triggers that the operator answers, and those of the older form that become such: what is said of them whether or not KEDA can
+/// reach the scaler, which lint takes for granted.
+fn answered() -> Vec<Case> {
+    let http = |name, metadata: Value| {
+        let mut trigger = json!({"type": "http", "metadata": {
+            "url": "http://vllm-cluster:8000/v1/models", "targetValue": "100",
+        }});
+        change(&mut trigger["metadata"], metadata);
+        not_rewritten(case(name, json!([trigger])))
+    };
+    // Under another address, which is told whatever else there is to tell.
+    let own = |name, metadata: Value| {
+        let mut trigger = json!({
+            "type": "external",
+            "metadata": {
+                "scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:9444",
+                "signal": "queue", "targetValue": "5",
+            },
+        });
+        change(&mut trigger["metadata"], metadata);
+        case(name, json!([trigger]))
+    };
+    let address = "spec.triggers[0].metadata.scalerAddress: \"vllm-operator-scaler.vllm-operator-system.svc:9444\" is the operator's own scaler, but not the address under which KEDA reaches and trusts it; use \"vllm-operator-scaler.vllm-operator-system.svc:443\"";
+    vec![
+        http("http-kept", json!({})).mutating(&[
+            "spec.triggers[0].type: KEDA has no trigger \"http\", and a ScaledObject with such a trigger scales nothing at all; remove the annotation training.distributed-inference.io/rewrite-triggers, or write {type: external, metricType: Value, authenticationRef: {kind: ClusterTriggerAuthentication, name: vllm-operator-scaler}, metadata: {scalerAddress: \"vllm-operator-scaler.vllm-operator-system.svc:443\", signal: response-time, path: \"/v1/models\", targetValue: \"100\"}}",
+        ]),
+        own("scaler-at-another-port", json!({})).mutating(&[address]),
+        own("scaler-without-signal", json!({"signal": null}))
+            .detail()
+            .mutating(&[address, "spec.triggers[0].metadata.signal: is missing; state response-time, queue, running, kv-cache or combined"]),
+        own("scaler-target-text", json!({"targetValue": "five"}))
+            .detail()
+            .mutating(&[address, "spec.triggers[0].metadata.targetValue: \"five\" is no number from 0.001 to"]),
+        own("scaler-key-misspelt", json!({"activationTargetvalue": "1"}))
+            .detail()
+            .mutating(&[address, "spec.triggers[0].metadata.activationTargetvalue: is nothing that the operator's scaler reads; use \"activationTargetValue\""]),
+        {
+            let mut case = own("scaler-of-another-metric-type", json!({}));
+            let trigger = &mut case.write["spec"]["triggers"][0];
+            trigger["metricType"] = json!("Value");
+            trigger["authenticationRef"] = json!({"name": "mine"});
+            case.detail().mutating(&[
+                address,
+                "spec.triggers[0].metricType: \"Value\" does not suit the signal; use AverageValue",
+                "spec.triggers[0].authenticationRef: must be {kind: ClusterTriggerAuthentication, name: vllm-operator-scaler}",
+            ])
+        },
+        case(
+            "scaler-pushes",
+            json!([{
+                "type": "external-push", "metricType": "AverageValue",
+                "authenticationRef": {"kind": "ClusterTriggerAuthentication", "name": "vllm-operator-scaler"},
+                "metadata": {
+                    "scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:443", "signal": "queue", "targetValue": "5",
+                },
+            }]),
+        )
+        .mutating(&["spec.triggers[0].type: \"external-push\" waits for a scaler that reports by itself, and the operator's is asked; use \"external\""]),
     ]
 }
 

@@ -28,9 +28,10 @@ const NS: &str = "messages";
 const WARNED: &str = "messages-warned";
 
 /// Rules that say nothing to a user of a cluster, each with the reason.
-const SILENT: [(Rule, &str); 4] = [
+const SILENT: [(Rule, &str); 5] = [
     (Rule::ScalerFindingsLeftOut, "it takes a hundred faults in one object"),
     (Rule::ScalerMinimumAbsent, "the mutating webhook fills the minimum in before it is judged"),
+    (Rule::RewroteHttp, "KEDA reaches no scaler on this plane, so that nothing is rewritten for it"),
     (Rule::HpaMaximumBelowOne, "the API server refuses it before any webhook that validates"),
     (Rule::HpaMaximumBelowMinimum, "the API server refuses it before any webhook that validates"),
 ];
@@ -38,26 +39,27 @@ const SILENT: [(Rule, &str); 4] = [
 /// All of them. The snapshots are compared in the end, so that one difference hides no other.
 pub async fn all(plane: &Plane) -> anyhow::Result<()> {
     world::made(plane).await?;
-    let [mut scale, mut clusters, mut workload, mut scaled_objects, mut triggers, mut hpas] =
-        [(); 6].map(|()| Transcript::new(plane));
+    let [mut scale, mut clusters, mut workload, mut scaled_objects, mut triggers, mut answered, mut hpas] =
+        [(); 7].map(|()| Transcript::new(plane));
     tokio::try_join!(
         counts::scale(&mut scale),
         counts::clusters(&mut clusters),
         workload::all(&mut workload),
         scaled_objects::themselves(&mut scaled_objects),
         scaled_objects::triggers(&mut triggers),
+        scaled_objects::answered(&mut answered),
         hpas::all(&mut hpas),
     )?;
     let (up, down) = (shown::while_up(plane).await?, shown::while_down(plane).await?);
 
-    let transcripts = [scale, clusters, workload, scaled_objects, triggers, hpas];
+    let transcripts = [scale, clusters, workload, scaled_objects, triggers, answered, hpas];
     let spoken: BTreeSet<_> =
         transcripts.iter().flat_map(|transcript| transcript.covers.iter().copied()).collect();
     let silent = |rule: &Rule| SILENT.iter().any(|(silent, _)| silent == rule);
     let missing: Vec<_> = Rule::ALL.iter().filter(|rule| !spoken.contains(rule) && !silent(rule)).collect();
     ensure!(missing.is_empty(), "no message shows {missing:?}");
 
-    let [scale, clusters, workload, scaled_objects, triggers, hpas] =
+    let [scale, clusters, workload, scaled_objects, triggers, answered, hpas] =
         transcripts.map(|transcript| transcript.text);
     let named = [
         ("scale", scale),
@@ -65,6 +67,7 @@ pub async fn all(plane: &Plane) -> anyhow::Result<()> {
         ("workload", workload),
         ("scaledobjects", scaled_objects),
         ("triggers", triggers),
+        ("answered", answered),
         ("hpas", hpas),
         ("shown", up),
         ("down", down),

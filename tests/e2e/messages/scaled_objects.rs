@@ -63,16 +63,6 @@ pub async fn themselves(transcript: &mut Transcript<'_>) -> anyhow::Result<()> {
 
 /// Triggers.
 pub async fn triggers(transcript: &mut Transcript<'_>) -> anyhow::Result<()> {
-    let one = |trigger: Value| json!({"spec": {"triggers": [trigger]}});
-    let as_it_is = |trigger: Value| {
-        let mut patch = one(trigger);
-        patch["metadata"] = json!({"annotations": {REWRITE: "false"}});
-        patch
-    };
-    let aimed = |mut trigger: Value, metric_type: &str| {
-        trigger["metricType"] = json!(metric_type);
-        trigger
-    };
     let mut named = prometheus(&json!({}));
     named["name"] = json!("q");
     let mut cached = trigger(
@@ -82,13 +72,11 @@ pub async fn triggers(transcript: &mut Transcript<'_>) -> anyhow::Result<()> {
     );
     cached["useCachedMetrics"] = json!(true);
     let memory = json!({"type": "memory", "metricType": "Utilization", "metadata": {"value": "80"}});
-    let http = json!({"type": "http", "metadata": {"url": "http://a:8000/v1/models", "targetValue": "100"}});
     let aimless = json!({"type": "cpu", "metadata": {"value": "80"}});
     let older = json!({"type": "cpu", "metadata": {"type": "Utilization", "value": "80"}});
     for (rule, patch) in [
         (Rule::TriggerNameTwice, json!({"spec": {"triggers": [named, named]}})),
         (Rule::CachedMetrics, one(cached)),
-        (Rule::HttpTrigger, one(http)),
         (Rule::TriggerTypeMisspelt, one(json!({"type": "promethues", "metadata": {"query": "up"}}))),
         (
             Rule::TriggerTypeUnknown,
@@ -129,6 +117,70 @@ pub async fn triggers(transcript: &mut Transcript<'_>) -> anyhow::Result<()> {
         create(transcript, rule, &patch).await?;
     }
     Ok(())
+}
+
+/// Triggers that the operator answers, and those of the older form that become such.
+pub async fn answered(transcript: &mut Transcript<'_>) -> anyhow::Result<()> {
+    let http = |metadata: &Value| {
+        trigger("http", json!({"url": "http://a:8000/v1/models", "targetValue": "100"}), metadata)
+    };
+    let own = |metadata: &Value| {
+        let sound = json!({
+            "scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:443", "signal": "queue", "targetValue": "5",
+        });
+        trigger("external", sound, metadata)
+    };
+    let mut other_reference = own(&json!({}));
+    other_reference["authenticationRef"] = json!({"name": "mine"});
+    let mut pushes = own(&json!({}));
+    pushes["type"] = json!("external-push");
+    for (rule, patch) in [
+        (Rule::HttpTrigger, as_it_is(http(&json!({})))),
+        (Rule::HttpMissing, one(http(&json!({"url": null})))),
+        (Rule::HttpMissing, one(http(&json!({"targetValue": null})))),
+        (Rule::HttpUnreadable, one(http(&json!({"url": "a:8000"})))),
+        (Rule::HttpUnreadable, one(http(&json!({"url": "http://a:8000/#x"})))),
+        (Rule::HttpUnreadable, one(http(&json!({"targetValue": "fast"})))),
+        (Rule::HttpHost, one(http(&json!({"url": "http://www.example.com/"})))),
+        (Rule::HttpHost, one(http(&json!({"url": "http://jane:secret@a:8000/"})))),
+        (Rule::HttpUnknownKey, one(http(&json!({"method": "GET"})))),
+        (Rule::HttpUnknownKey, one(http(&json!({"targetvalue": "100"})))),
+        (Rule::ScalerUnanswered, one(http(&json!({})))),
+        (Rule::ScalerUnanswered, one(own(&json!({})))),
+        (
+            Rule::OwnAddress,
+            one(own(&json!({"scalerAddress": "vllm-operator-scaler.vllm-operator-system:9444"}))),
+        ),
+        (Rule::OwnPush, one(pushes)),
+        (Rule::OwnMissing, one(own(&json!({"signal": null})))),
+        (Rule::OwnMissing, one(own(&json!({"targetValue": null})))),
+        (Rule::OwnUnreadable, one(own(&json!({"signal": "que"})))),
+        (Rule::OwnUnreadable, one(own(&json!({"targetValue": "five"})))),
+        (Rule::OwnUnreadable, one(own(&json!({"path": "v1"})))),
+        (Rule::OwnUnreadable, one(own(&json!({"enableTLS": "yes"})))),
+        (Rule::OwnUnknownKey, one(own(&json!({"model": "x"})))),
+        (Rule::OwnUnknownKey, one(own(&json!({"runingTarget": "5"})))),
+        (Rule::OwnMetricType, one(aimed(own(&json!({})), "Value"))),
+        (Rule::OwnAuthentication, one(other_reference)),
+    ] {
+        create(transcript, rule, &patch).await?;
+    }
+    Ok(())
+}
+
+fn one(trigger: Value) -> Value {
+    json!({"spec": {"triggers": [trigger]}})
+}
+
+fn as_it_is(trigger: Value) -> Value {
+    let mut patch = one(trigger);
+    patch["metadata"] = json!({"annotations": {REWRITE: "false"}});
+    patch
+}
+
+fn aimed(mut trigger: Value, metric_type: &str) -> Value {
+    trigger["metricType"] = json!(metric_type);
+    trigger
 }
 
 async fn create(transcript: &mut Transcript<'_>, rule: Rule, patch: &Value) -> anyhow::Result<()> {
