@@ -2,11 +2,12 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::policy::Mode;
 
-use super::Phase;
 use super::harness::{Plane, Resource, Write, cluster, hpa, scaled_object};
+use super::{OwnScaler, Phase};
 
 fn deleted(mut object: Value) -> Value {
     object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
@@ -208,4 +209,44 @@ async fn an_old_cluster_that_cannot_be_read_excuses_nothing(#[case] old: &Value)
             assert!(answer.patch.0.is_empty(), "an absent count stays so: {answer:?}");
         }
     }
+}
+
+/// Whether KEDA can reach the scaler is asked anew with each review.
+#[tokio::test]
+async fn an_http_trigger_waits_until_the_trust_is_published() {
+    let mut plane = up_to_five();
+    let (publish, published) = watch::channel(false);
+    plane.admission.scaler = OwnScaler { published, ..OwnScaler::usual() };
+    let http = json!([{"type": "http", "metadata": {"url": "http://x.t/health", "targetValue": "100"}}]);
+    let write =
+        Write::create(Resource::ScaledObject, scaled_object("queue", &json!({"triggers": http.clone()})));
+    let answer = plane.answer(Phase::Mutating, &write).await;
+    assert_eq!(answer.fields, ["spec.triggers[0].type"], "{answer:?}");
+    assert!(answer.message.contains("apply deploy/keda.yaml"), "{answer:?}");
+
+    publish.send_replace(true);
+    let answer = plane.answer(Phase::Mutating, &write).await;
+    let stored = answer.apply(write.new.as_ref().unwrap());
+    let trigger = &stored["spec"]["triggers"][0];
+    assert_eq!((&trigger["type"], &trigger["metadata"]["path"]), (&json!("external"), &json!("/health")));
+    assert!(answer.warnings[0].contains("stored as {type: external, "), "{answer:?}");
+    let (again, validated) = plane.write(&Write::create(Resource::ScaledObject, stored.clone())).await;
+    let validated = validated.unwrap();
+    assert!(again.patch.0.is_empty() && again.warnings.is_empty(), "{again:?}");
+    assert!(validated.allowed && validated.warnings.is_empty(), "{validated:?}");
+
+    // Out of reach again, what is there may be changed, and is warned about.
+    publish.send_replace(false);
+    let mut other = stored.clone();
+    other["spec"]["maxReplicaCount"] = json!(3);
+    let (first, second) = plane.write(&Write::update(Resource::ScaledObject, stored, other)).await;
+    let second = second.unwrap();
+    assert!(first.allowed && second.allowed && second.warnings[0].contains("deploy/keda.yaml"), "{second:?}");
+    // A host of another namespace is known by the namespace of the request.
+    publish.send_replace(true);
+    let elsewhere = json!([{"type": "http", "metadata": {"url": "http://x.u/health", "targetValue": "100"}}]);
+    let write =
+        Write::create(Resource::ScaledObject, scaled_object("queue", &json!({"triggers": elsewhere})));
+    let answer = plane.answer(Phase::Mutating, &write).await;
+    assert!(answer.message.contains("\"x.u\" is no Service here"), "{answer:?}");
 }

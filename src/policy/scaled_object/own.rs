@@ -22,7 +22,7 @@ const UNSAFE_SSL: &str = "unsafeSsl";
 
 /// Fills in what follows from the rest.
 pub(super) fn fill(index: usize, trigger: &Trigger, scaler: &ExternalScaler<'_>, outcome: &mut Outcome) {
-    if trigger.type_ != "external" || !scaler.is_meant_by(trigger) || scaler.reach == Reach::Off {
+    if !scaler.is_meant_by(trigger) || scaler.reach == Reach::Off {
         return;
     }
     if Clause::OwnAuthenticationFilled.in_force() {
