@@ -184,6 +184,39 @@ fn fix_prints_the_manifests_alone() {
 }
 
 #[test]
+fn fix_writes_what_the_operator_answers_in_every_layout() {
+    let head = "apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: q}\nspec:\n  scaleTargetRef: {apiVersion: training.distributed-inference.io/v1alpha1, kind: VLLMCluster, name: a}\n  minReplicaCount: 1\n  triggers:\n";
+    let address = "scalerAddress: \"vllm-operator-scaler.vllm-operator-system.svc:443\"";
+    let reference = "authenticationRef: {kind: ClusterTriggerAuthentication, name: vllm-operator-scaler}";
+    for (older, newer) in [
+        (
+            "  - {type: http, metadata: {url: 'http://x/', targetValue: '5'}} # x\n".to_owned(),
+            format!(
+                "  - {{type: external, metricType: Value, {reference}, metadata: {{targetValue: '5', {address}, signal: response-time, path: \"/\"}}}} # x\n"
+            ),
+        ),
+        (
+            "  - metadata:\n      url: http://x # from where\n      targetValue: '5'\n    name: time\n    type: \"http\"\n".to_owned(),
+            format!(
+                "  - metadata:\n      targetValue: '5'\n      {address}\n      signal: response-time\n      path: \"/v1/models\"\n    name: time\n    type: external\n    metricType: Value\n    {reference}\n"
+            ),
+        ),
+        (
+            format!("  - type: external # ours\n    metadata: {{{address}, signal: queue, targetValue: '5'}}\n"),
+            format!(
+                "  - type: external # ours\n    metricType: AverageValue\n    {reference}\n    metadata: {{{address}, signal: queue, targetValue: '5'}}\n"
+            ),
+        ),
+    ] {
+        let run = lint_with(&["--fix", "-"], &(head.to_owned() + &older));
+        assert_eq!(run.stdout, head.to_owned() + &newer, "{}", run.stderr);
+        let again = lint_with(&["--fix", "-"], &run.stdout);
+        assert_eq!((again.code, again.stdout), (0, run.stdout), "{}", again.stderr);
+        assert!(again.stderr.ends_with("1 manifest: 0 refusals, 1 warning\n"), "{}", again.stderr);
+    }
+}
+
+#[test]
 fn fix_leaves_all_else_as_it_is() {
     for name in ["refused.yaml", "../../../deploy/samples/scaledobject.yaml"] {
         assert_eq!(lint(&["--fix", name]).stdout, fixture(name));
