@@ -169,7 +169,7 @@ pub async fn answered(transcript: &mut Transcript<'_>) -> anyhow::Result<()> {
 }
 
 fn one(trigger: Value) -> Value {
-    json!({"spec": {"triggers": [trigger]}})
+    json!({"spec": {"triggers": Value::from(vec![trigger])}})
 }
 
 fn as_it_is(trigger: Value) -> Value {
