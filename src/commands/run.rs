@@ -92,14 +92,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         host_access: args.allow_host_access,
         autoscalers: args.autoscalers.iter().cloned().collect(),
         mode: args.admission_mode,
-        scaler: OwnScaler {
-            mode: args.scaler,
-            service: args.scaler_service.clone(),
-            namespace: args.namespace.clone(),
-            domain: args.cluster_domain.clone(),
-            rewrites: args.rewrite_triggers,
-            published: published_seen,
-        },
+        scaler: own_scaler(&args, published_seen),
         metrics,
     });
     let clients = ClientFile::open(args.client_ca_file.as_deref(), &args.client_names)?;
@@ -154,6 +147,18 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         () = terminated()? => warn!("second signal: ending at once"),
     }
     Ok(())
+}
+
+/// What admission is to know of the scaler.
+fn own_scaler(args: &RunArgs, published: watch::Receiver<bool>) -> OwnScaler {
+    OwnScaler {
+        mode: args.scaler,
+        service: args.scaler_service.clone(),
+        namespace: args.namespace.clone(),
+        domain: args.cluster_domain.clone(),
+        rewrites: args.rewrite_triggers,
+        published,
+    }
 }
 
 /// How this replica stands for leader; the first client is that of the Lease, the second watches it.
