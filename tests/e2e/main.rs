@@ -125,6 +125,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
             Box::pin(certificates::lost_authority(plane))
         }),
         ("scaler_trust::is_kept_whatever_becomes_of_it", |plane| Box::pin(scaler_trust::kept(plane))),
+        ("scaling::by_the_queue_itself", |plane| Box::pin(scaling::external::queue(plane))),
         ("certificates::a_rotation_loses_no_write", |plane| Box::pin(certificates::rotation(plane))),
         ("leadership::all_answer_and_one_leads", |plane| Box::pin(leadership::all_answer(plane))),
         ("leadership::a_killed_leader_is_followed", |plane| Box::pin(leadership::killed(plane))),

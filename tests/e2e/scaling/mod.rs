@@ -5,6 +5,7 @@
 //!
 //! **Architecture invariant**: what is asserted is on `/scale` and pods; what a signal's source says is shown in errors alone.
 
+pub mod external;
 pub mod prometheus;
 pub mod resources;
 
