@@ -8,7 +8,7 @@
 //! **Architecture invariant**: knows nothing of what happens to the operator meanwhile.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -50,8 +50,6 @@ pub struct Tally {
     pub unreachable: usize,
     /// Lost.
     pub lost: usize,
-    /// Of the lost, those that were let through.
-    pub let_through: usize,
     /// The first of the lost, in words.
     pub told: Vec<String>,
     /// The longest that one took.
@@ -66,29 +64,19 @@ impl Tally {
 
     /// Adds another's.
     pub fn add(&mut self, other: Self) {
-        let Self { admitted, refused, unreachable, lost, let_through, told, slowest } = other;
+        let Self { admitted, refused, unreachable, lost, told, slowest } = other;
         self.admitted += admitted;
         self.refused += refused;
         self.unreachable += unreachable;
         self.lost += lost;
-        self.let_through += let_through;
         self.told.extend(told.into_iter().take(MOST_TOLD.saturating_sub(self.told.len())));
         self.slowest = self.slowest.max(slowest);
-    }
-
-    /// Without those that failed, as they may while there is nobody to call the operator: lost are only those that were let
-    /// through.
-    #[must_use]
-    pub fn of_outage(self) -> Self {
-        let told = self.told.into_iter().filter(|told| told.contains(LET_THROUGH)).collect();
-        let failed = self.lost - self.let_through;
-        Self { lost: self.let_through, unreachable: self.unreachable + failed, told, ..self }
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { admitted, refused, unreachable, lost, let_through: _, told, slowest } = self;
+        let Self { admitted, refused, unreachable, lost, told, slowest } = self;
         write!(f, "{admitted} admitted, {refused} refused, {lost} lost; slowest {} ms", slowest.as_millis())?;
         if *unreachable > 0 {
             write!(f, "; {unreachable} without an API server")?;
@@ -148,6 +136,13 @@ impl Objects {
         }
     }
 
+    /// Reads one of each kind from etcd: the API server has connections of their own for each kind, and makes them again one
+    /// after the other, up to a second and a half after it says that it is ready.
+    async fn read(&self) -> kube::Result<()> {
+        self.clusters.get("c-0").await?;
+        self.scaled_objects.get("c-0").await.map(drop)
+    }
+
     async fn make(&self, write: Write, number: usize) -> kube::Result<()> {
         let name = format!("c-{}", number % CLUSTERS);
         let merge = PatchParams::default();
@@ -173,9 +168,41 @@ impl Objects {
     }
 }
 
+/// Which writes may fail, as they do while there is nobody to call the operator. None may be let through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Excused {
+    #[default]
+    None,
+    /// All: there is an outage.
+    All,
+    /// Those that met the last outage.
+    BegunBefore(Instant),
+}
+
+/// What writes came to, and what is made of those that end now.
+#[derive(Default)]
+struct Book {
+    tally: Tally,
+    excused: Excused,
+}
+
+impl Book {
+    fn enter(&mut self, write: Write, begun: Instant, end: End) {
+        let excused = match self.excused {
+            Excused::None => false,
+            Excused::All => true,
+            Excused::BegunBefore(outages_end) => begun < outages_end,
+        };
+        self.tally.slowest = self.tally.slowest.max(begun.elapsed());
+        let end = if excused { end.in_outage() } else { end };
+        end.count(write, &mut self.tally);
+    }
+}
+
 /// Writes that are being made.
 pub struct Load {
-    tally: Arc<Mutex<Tally>>,
+    objects: Objects,
+    book: Arc<Mutex<Book>>,
     stop: CancellationToken,
     made: JoinHandle<()>,
 }
@@ -185,14 +212,36 @@ impl Load {
     pub async fn start(client: &Client, rate: u32) -> anyhow::Result<Self> {
         let objects = Objects::of(client);
         make_objects(client, &objects).await?;
-        let (tally, stop) = (Arc::<Mutex<Tally>>::default(), CancellationToken::new());
-        let made = tokio::spawn(make(objects, rate, Arc::clone(&tally), stop.clone()));
-        Ok(Self { tally, stop, made })
+        let (book, stop) = (Arc::<Mutex<Book>>::default(), CancellationToken::new());
+        let made = tokio::spawn(make(objects.clone(), rate, Arc::clone(&book), stop.clone()));
+        Ok(Self { objects, book, stop, made })
     }
 
     /// What the writes since the last look came to.
     pub fn take(&self) -> Tally {
-        std::mem::take(&mut *self.tally.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.open().tally)
+    }
+
+    /// From here on, a write may fail, and none may be let through.
+    pub fn outage_begins(&self) {
+        self.open().excused = Excused::All;
+    }
+
+    /// Waits until the API server can read what is written to.
+    pub async fn can_be_judged(&self) -> anyhow::Result<()> {
+        eventually("what is written to can be read", Deadline::after(PATIENCE), || async {
+            self.objects.read().await.map_err(|error| error.to_string())
+        })
+        .await
+    }
+
+    /// From here on, writes that begin must end as they ought to. One that is under way has met the outage.
+    pub fn outage_ends(&self) {
+        self.open().excused = Excused::BegunBefore(Instant::now());
+    }
+
+    fn open(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the writes of such a span from now on came to; those since the last look are told as well.
@@ -202,7 +251,7 @@ impl Load {
         let seen = self.take();
         let mut whole = before;
         whole.add(seen.clone());
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner).add(whole);
+        self.open().tally.add(whole);
         seen
     }
 
@@ -210,12 +259,11 @@ impl Load {
     pub async fn stop(self) -> anyhow::Result<Tally> {
         self.stop.cancel();
         self.made.await.context("the load")?;
-        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(tally)
+        Ok(self.book.lock().unwrap_or_else(PoisonError::into_inner).tally.clone())
     }
 }
 
-async fn make(objects: Objects, rate: u32, tally: Arc<Mutex<Tally>>, stop: CancellationToken) {
+async fn make(objects: Objects, rate: u32, book: Arc<Mutex<Book>>, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(MOST_AT_ONCE));
     let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
     // The rate is that of arrivals: what was missed is made up for.
@@ -226,16 +274,13 @@ async fn make(objects: Objects, rate: u32, tally: Arc<Mutex<Tally>>, stop: Cance
             () = stop.cancelled() => break,
         }
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
-        let (objects, tally) = (objects.clone(), Arc::clone(&tally));
+        let (objects, book) = (objects.clone(), Arc::clone(&book));
         tokio::spawn(async move {
             let write = Write::ALL[number % Write::ALL.len()];
             let begun = Instant::now();
             let answer = timeout(PATIENCE, objects.make(write, number)).await;
-            let took = begun.elapsed();
             let end = End::of(write, answer.ok());
-            let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-            tally.slowest = tally.slowest.max(took);
-            end.count(write, &mut tally);
+            book.lock().unwrap_or_else(PoisonError::into_inner).enter(write, begun, end);
             drop(permit);
         });
     }
@@ -278,6 +323,14 @@ impl End {
         }
     }
 
+    /// As one ends that met an outage: it may have failed.
+    fn in_outage(self) -> Self {
+        match self {
+            Self::Lost(why) if why != LET_THROUGH => Self::Unreachable,
+            other => other,
+        }
+    }
+
     fn count(self, write: Write, tally: &mut Tally) {
         match self {
             Self::Admitted => tally.admitted += 1,
@@ -285,7 +338,6 @@ impl End {
             Self::Unreachable => tally.unreachable += 1,
             Self::Lost(why) => {
                 tally.lost += 1;
-                tally.let_through += usize::from(why == LET_THROUGH);
                 if tally.told.len() < MOST_TOLD {
                     tally.told.push(format!("{write:?}: {why}"));
                 }
@@ -366,6 +418,25 @@ mod tests {
         ] {
             let what = format!("{write:?} {answer:?}");
             assert_eq!(matches!(End::of(write, answer), End::Lost(_)), lost, "{what}");
+        }
+    }
+    #[test]
+    fn what_met_an_outage_may_fail_and_not_be_let_through() {
+        let failed = || End::of(Write::SameCount, Some(refused(500, "took longer than 900 ms; try again")));
+        let let_through = || End::of(Write::TooMany, Some(Ok(())));
+        let before = Instant::now();
+        let outages_end = before + Duration::from_millis(1);
+        for (excused, begun, lost) in [
+            (Excused::None, before, 2),
+            (Excused::All, outages_end, 1),
+            (Excused::BegunBefore(outages_end), before, 1),
+            (Excused::BegunBefore(outages_end), outages_end, 2),
+        ] {
+            let mut book = Book { excused, ..Book::default() };
+            book.enter(Write::SameCount, begun, failed());
+            book.enter(Write::TooMany, begun, let_through());
+            let Tally { lost: found, unreachable, .. } = book.tally;
+            assert_eq!((found, unreachable), (lost, 2 - lost), "{excused:?}");
         }
     }
 }

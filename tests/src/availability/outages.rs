@@ -23,9 +23,9 @@ pub async fn try_them(plane: &Plane, trials: usize, rate: u32) -> anyhow::Result
     let load = Load::start(&client, rate).await?;
     let (mut whole, mut broken, mut spans, mut failures) = (Tally::default(), Vec::new(), Vec::new(), 0);
     for trial in 0..trials {
-        load.take();
         let before = failed_calls(plane).await?;
         let component = ["kube-apiserver", "etcd"][trial % 2];
+        load.outage_begins();
         for process in plane.processes(component)? {
             process.signal(Signal::KILL)?;
         }
@@ -34,18 +34,17 @@ pub async fn try_them(plane: &Plane, trials: usize, rate: u32) -> anyhow::Result
             ready.map(drop).map_err(|error| format!("{error:#}"))
         })
         .await?;
+        load.can_be_judged().await?;
         let begun = Instant::now();
-        // Writes that met the outage count only if they were let through.
-        whole.add(load.take().of_outage());
+        load.outage_ends();
         match steady(&load, begun).await {
             Some(took) => spans.push(took),
             None => broken.push(format!("trial {trial}, {component}: not steady within a minute")),
         }
-        let quiet = load.take();
         let after = failed_calls(plane).await?;
         // An API server that was started again counts from 0.
         failures += if component == "etcd" { after.saturating_sub(before) } else { 0 };
-        whole.add(quiet);
+        whole.add(load.take());
     }
     whole.add(load.stop().await?);
     Ok(Row {
