@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -154,40 +154,46 @@ where
             }
         }
     });
-    let mut http = pin!(
+    let http = pin!(
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.idle)
             .max_buf_size(BUFFER)
             .serve_connection(io, service)
     );
-    let mut leaving = false;
-    let mut left = pin!(sleep(limits.drain));
-    loop {
-        // All are polled by reference or made anew without loss, so none loses anything to another.
-        tokio::select! {
-            ended = &mut http => {
-                if let Err(error) = ended {
-                    debug!(%error, "connection ended");
-                }
-                return;
-            }
-            () = reading.overdue(HEADER, limits.header) => {
-                debug!("connection closed: a request's header did not come in time");
-                return;
-            }
-            () = reading.overdue(STUCK, limits.answer) => {
-                debug!("connection closed: an answer was not read in time");
-                return;
-            }
-            () = connection.leave.cancelled(), if !leaving => {
-                leaving = true;
-                left.as_mut().reset(Instant::now() + limits.drain);
-                http.as_mut().graceful_shutdown();
-            }
-            // A peer that does not read its last answer would stay for ever.
-            () = &mut left, if leaving => return,
+    // Safe to cancel: what is dropped is the connection.
+    tokio::select! {
+        () = until_gone(http, connection, limits.drain, |http| http.graceful_shutdown()) => {}
+        () = reading.overdue(HEADER, limits.header) => {
+            debug!("connection closed: a request's header did not come in time");
         }
+        () = reading.overdue(STUCK, limits.answer) => {
+            debug!("connection closed: an answer was not read in time");
+        }
+    }
+}
+
+/// Serves until the peer goes, or is told to by `shut_down` and had its time.
+pub(super) async fn until_gone<C>(
+    mut http: Pin<&mut C>,
+    connection: &OpenConnection,
+    drain: Duration,
+    shut_down: impl FnOnce(Pin<&mut C>),
+) where
+    C: Future<Output = hyper::Result<()>>,
+{
+    // Safe to cancel: polled by reference.
+    let ended = tokio::select! {
+        ended = &mut http => ended,
+        () = connection.leave.cancelled() => {
+            shut_down(http.as_mut());
+            // A peer that does not read its last answer would stay for ever.
+            let Ok(ended) = timeout(drain, http).await else { return };
+            ended
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "connection ended");
     }
 }
 
