@@ -6,14 +6,13 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use rustls::pki_types::UnixTime;
 use rustls::server::danger::ClientCertVerifier as _;
 
 use crate::bundle::Bundle;
 use crate::clients::Clients;
 use crate::leaf::{Leaf, LeafError};
 use crate::renewal::Issued;
-use crate::validity::{CLOCK_SKEW, Validity};
+use crate::validity::{CLOCK_SKEW, Validity, unix_time};
 
 /// A client certificate and its key. Unlike a server's, this key is written out: whoever calls is another process.
 #[derive(Clone)]
@@ -51,12 +50,10 @@ pub fn stored_pair(
 ) -> Result<Issued, PairError> {
     let pair = Leaf::from_pem(certificate, key)?;
     let (leaf, intermediates) = pair.chain().split_first().ok_or(LeafError::NotX509)?;
-    let seconds = u64::try_from(at.as_second()).unwrap_or_default();
-    let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
     let clients = Clients::none_yet(vec![name.to_owned()]);
     let verify = |bundle: &Bundle| {
         clients.trust(bundle, at);
-        clients.verify_client_cert(leaf, intermediates, time)
+        clients.verify_client_cert(leaf, intermediates, unix_time(at))
     };
     verify(bundle)?;
     let ca = bundle.iter().find(|ca| verify(&Bundle::of(*ca)).is_ok());

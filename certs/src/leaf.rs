@@ -8,13 +8,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, Error, InconsistentKeys, RootCertStore};
 
 use crate::bundle::{Bundle, validity};
 use crate::pem::{self, PemError};
-use crate::validity::Validity;
+use crate::validity::{Validity, unix_time};
 
 /// A server certificate and its key. What an authority issues is a chain of one: clients trust the CA by the bundle.
 #[derive(Clone)]
@@ -95,9 +95,7 @@ impl Leaf {
         let (leaf, intermediates) = self.chain().split_first().ok_or_else(unknown)?;
         let name = ServerName::try_from(name)
             .map_err(|_| Error::InvalidCertificate(CertificateError::NotValidForName))?;
-        let seconds = u64::try_from(at.as_second()).unwrap_or_default();
-        let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-        verifier.verify_server_cert(leaf, intermediates, &name, &[], at).map(drop)
+        verifier.verify_server_cert(leaf, intermediates, &name, &[], unix_time(at)).map(drop)
     }
 }
 

@@ -1,10 +1,11 @@
-//! From when until when a certificate is valid, in the three notations that meet here.
+//! From when until when a certificate is valid, in the notations that meet here.
 //!
 //! **Architecture invariant:** no clock: `now` is always the caller's.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustls_pki_types::UnixTime;
 use time::OffsetDateTime;
 use x509_parser::time::ASN1Time;
 
@@ -43,6 +44,12 @@ impl Validity {
 /// `None` outside the years that X.509 can write.
 pub(crate) fn offset(timestamp: Timestamp) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(timestamp.as_second()).ok()
+}
+
+/// As rustls has it; before 1970, as 1970.
+pub(crate) fn unix_time(timestamp: Timestamp) -> UnixTime {
+    let seconds = u64::try_from(timestamp.as_second()).unwrap_or_default();
+    UnixTime::since_unix_epoch(Duration::from_secs(seconds))
 }
 
 fn timestamp(time: ASN1Time) -> Option<Timestamp> {

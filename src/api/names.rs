@@ -100,6 +100,11 @@ pub const CONDITION_STALLED: &str = "Stalled";
 /// Condition: what drives the count and the cluster's bounds do not fit together.
 pub const CONDITION_SCALING_CONFLICT: &str = "ScalingConflict";
 
+/// The selector of all clusters' pods.
+pub fn selector_of_all() -> String {
+    format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}")
+}
+
 /// The selector of a cluster's pods, in the form that `/scale` publishes.
 ///
 /// ```

@@ -6,18 +6,16 @@
 
 use certs::Bundle;
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, Patch, PatchOperation, TestOperation};
+use json_patch::{AddOperation, Patch, PatchOperation};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
 };
-use kube::api::{Api, PatchParams};
-use kube::{Client, Resource, ResourceExt as _};
+use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{CertificateError, CertificateSettings, bounded};
-use crate::api::names;
+use super::{CertificateError, CertificateSettings, bounded, of_version, send};
 
 /// cert-manager's cainjector puts a bundle into what bears an annotation of this beginning, and takes every other out.
 const INJECTED_BY_CERT_MANAGER: &str = "cert-manager.io/inject-";
@@ -128,10 +126,7 @@ impl Configuration {
         let Found { version, is_foreign: _, entries } = self.found.as_ref()?;
         // What was read is what was decided on: whoever knows less of the Secret than the last writer read this
         // configuration before that write, and is refused.
-        let mut operations = vec![PatchOperation::Test(TestOperation {
-            path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
-            value: json!(version),
-        })];
+        let mut operations = vec![of_version(version)];
         for (index, entry) in entries.iter().enumerate() {
             let wanted = wanted(entry);
             if entry.ca_bundle.as_deref() != Some(wanted.as_bytes()) {
@@ -152,8 +147,14 @@ impl Configuration {
     /// Sends a patch.
     pub async fn send(&self, client: &Client, patch: Patch) -> Result<(), CertificateError> {
         match self.kind {
-            Kind::Mutating => send::<MutatingWebhookConfiguration>(client, &self.name, patch).await,
-            Kind::Validating => send::<ValidatingWebhookConfiguration>(client, &self.name, patch).await,
+            Kind::Mutating => {
+                let api: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+                send(&api, &self.name, patch, || format!("patch {self}")).await
+            }
+            Kind::Validating => {
+                let api: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
+                send(&api, &self.name, patch, || format!("patch {self}")).await
+            }
         }
     }
 }
@@ -179,17 +180,6 @@ where
         is_foreign: found.annotations().keys().any(|key| key.starts_with(INJECTED_BY_CERT_MANAGER)),
         entries: entries(&found),
     }))
-}
-
-async fn send<K>(client: &Client, name: &str, patch: Patch) -> Result<(), CertificateError>
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
-{
-    let api: Api<K> = Api::all(client.clone());
-    let params =
-        PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let patch = kube::api::Patch::<()>::Json(patch);
-    bounded(|| format!("patch {} {name}", K::kind(&())), api.patch(name, &params, &patch)).await.map(drop)
 }
 
 fn entry(name: &str, client_config: &WebhookClientConfig) -> Entry {

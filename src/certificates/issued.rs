@@ -1,8 +1,8 @@
 //! One turn where leaves are issued by the CA in the Secret.
 //!
 //! **Architecture invariant:** the order of reading is what the safety of a rotation rests on (see `certs::rotation`):
-//! the time, then the configurations and what KEDA has, then the Secret, then the time again. Nothing is written but for what was read in
-//! the same turn, and nothing is issued from an older one.
+//! the time, then the configurations and what KEDA has, then the Secret, then the time again. Nothing is written but for what
+//! was read in the same turn, and nothing is issued from an older one.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;

@@ -13,17 +13,17 @@ use certs::{Authority, Bundle, CaCertificate, ClientPair, Issued, Leaf, stored_p
 use futures::stream::{BoxStream, StreamExt as _, empty, once};
 use jiff::Timestamp;
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, Patch, PatchOperation, TestOperation};
+use json_patch::{AddOperation, Patch, PatchOperation};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use tracing::info;
 
 use super::run::{Certificates, Turn, changes_of};
-use super::{CertificateError, CertificateSettings, bounded};
+use super::{CertificateError, CertificateSettings, bounded, of_version, send};
 use crate::api::names::{self, SCALER_AUTHENTICATION, SCALER_CLIENT};
 use crate::args::ScalerMode;
 
@@ -190,10 +190,7 @@ impl Kept {
         if wanted.is_empty() {
             return None;
         }
-        let mut operations = vec![PatchOperation::Test(TestOperation {
-            path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
-            value: json!(self.version),
-        })];
+        let mut operations = vec![of_version(&self.version)];
         let mut add = |path: &[&str], value| {
             let path = PointerBuf::from_tokens(path.iter().copied());
             operations.push(PatchOperation::Add(AddOperation { path, value }));
@@ -315,14 +312,8 @@ async fn keep(
         return Err(CertificateError::ImmutableForKeda { namespace, name });
     }
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let params =
-        PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let patch = kube::api::Patch::<()>::Json(patch);
-    bounded(
-        || format!("patch Secret {SCALER_AUTHENTICATION} in namespace {namespace}"),
-        secrets.patch(SCALER_AUTHENTICATION, &params, &patch),
-    )
-    .await?;
+    let action = || format!("patch Secret {SCALER_AUTHENTICATION} in namespace {namespace}");
+    send(&secrets, SCALER_AUTHENTICATION, patch, action).await?;
     info!(
         namespace,
         secret = SCALER_AUTHENTICATION,

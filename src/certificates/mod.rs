@@ -24,10 +24,18 @@ pub mod run;
 pub mod secret;
 pub mod settings;
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
 
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{PatchOperation, TestOperation};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde::de::DeserializeOwned;
 use thiserror::Error;
+
+use crate::api::names::FIELD_MANAGER;
 
 pub use self::run::{Certificates, run};
 pub use self::settings::{CertificateSettings, Source};
@@ -99,6 +107,28 @@ async fn bounded<T>(
         Ok(Err(source)) => Err(CertificateError::Call { action: action(), source: Box::new(source) }),
         Err(_) => Err(CertificateError::Timeout { action: action() }),
     }
+}
+
+/// The beginning of a patch that changes nothing but the version that was read.
+fn of_version(version: &str) -> PatchOperation {
+    PatchOperation::Test(TestOperation {
+        path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
+        value: version.into(),
+    })
+}
+
+/// Sends a patch as ours; `action` completes "cannot …".
+async fn send<K>(
+    api: &Api<K>,
+    name: &str,
+    patch: json_patch::Patch,
+    action: impl FnOnce() -> String,
+) -> Result<(), CertificateError>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    bounded(action, api.patch(name, &params, &Patch::<()>::Json(patch))).await.map(drop)
 }
 
 /// What went wrong in one sentence: kube prints the whole `Status` object after it.

@@ -36,8 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::api::names::{
-    API_VERSION, APP, COMPONENT, KIND, LABEL_APP, LABEL_CLUSTER, LABEL_COMPONENT, LABEL_MANAGED_BY, OPERATOR,
-    SCALED_OBJECT_KIND,
+    API_VERSION, KIND, LABEL_CLUSTER, LABEL_MANAGED_BY, OPERATOR, SCALED_OBJECT_KIND, selector_of_all,
 };
 use crate::api::{AutoscalingStatus, VLLMCluster, VLLMClusterSpec, VLLMClusterStatus};
 use crate::objects::{InvalidCluster, ValidatedCluster};
@@ -226,7 +225,7 @@ pub async fn run(
     let ours = pace::watching().labels(&format!("{LABEL_MANAGED_BY}={OPERATOR}"));
     let clusters = Api::<DeserializeGuard<VLLMCluster>>::all(client.clone());
     // A pod's condition may change where no count of the StatefulSet does. That it has is all that is watched.
-    let servers = pace::watching().labels(&format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}"));
+    let servers = pace::watching().labels(&selector_of_all());
     // A pod that is refused leaves nothing behind but an event, which comes after the count that lacks it.
     let refusals = pace::watching().fields("reason=FailedCreate,involvedObject.kind=StatefulSet");
     let context = Arc::new(Context::new(client.clone(), world));

@@ -136,6 +136,12 @@ impl Budget {
     }
 }
 
+/// Whether its readiness probe passes.
+pub fn is_ready(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 fn ordinal(pod: &Pod) -> u32 {
     pod.name_any().rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(u32::MAX)
 }
@@ -155,7 +161,7 @@ fn of_pod(pod: &Pod, startup_seconds: i32) -> Option<(Reason, String)> {
         let message = scheduled.message.as_deref().unwrap_or("no node takes it");
         return Some((Reason::Unschedulable, told(message)));
     }
-    if condition("Ready").is_some_and(|ready| ready.status == "True") {
+    if is_ready(pod) {
         return None;
     }
     let turned = condition("Ready").and_then(|ready| Some(ready.last_transition_time.as_ref()?.0));

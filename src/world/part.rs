@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::count;
+use crate::api::go::parse_bool;
 use crate::api::names::{
     GROUP, HPA_OWNERSHIP, KEDA_GROUP, KIND, OWNER_LABEL, PAUSED, PAUSED_REPLICAS, PLURAL, PORT,
     SCALED_OBJECT_KIND, TRANSFER_HPA, VERSION,
@@ -243,12 +244,12 @@ impl HpaPart {
     }
 }
 
-/// A condition in a status, as KEDA and the HPA controller write it.
+/// A condition in a status, as KEDA, the HPA controller and kubelets write it.
 #[derive(Clone, Debug, Default, Deserialize)]
-struct ConditionPart {
+pub(super) struct ConditionPart {
     #[serde(rename = "type")]
-    kind: Option<String>,
-    status: Option<String>,
+    pub(super) kind: Option<String>,
+    pub(super) status: Option<String>,
     message: Option<String>,
 }
 
@@ -271,8 +272,8 @@ fn failing(status: Option<&StatusPart>, kinds: &[&str]) -> Option<String> {
 /// false in the sense of Go's `strconv.ParseBool`.
 fn paused(annotations: Option<&BTreeMap<String, String>>) -> bool {
     let Some(annotations) = annotations else { return false };
-    let no = |value: &String| matches!(value.as_str(), "0" | "f" | "F" | "false" | "FALSE" | "False");
-    annotations.contains_key(PAUSED_REPLICAS) || annotations.get(PAUSED).is_some_and(|value| !no(value))
+    let is_set = |value: &String| parse_bool(value) != Some(false);
+    annotations.contains_key(PAUSED_REPLICAS) || annotations.get(PAUSED).is_some_and(is_set)
 }
 
 macro_rules! resource {

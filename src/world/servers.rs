@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::Deserialize;
 
+use super::part::ConditionPart;
 use super::{Key, KeyRef};
 
 /// A pod that may be a server.
@@ -152,13 +153,6 @@ struct PodStatusPart {
     #[serde(rename = "podIP")]
     pod_ip: Option<String>,
     conditions: Option<Vec<ConditionPart>>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-struct ConditionPart {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    status: Option<String>,
 }
 
 impl PodPart {

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch::Sender;
 use tracing::{info, warn};
 
-use crate::api::names::{APP, COMPONENT, LABEL_ADMISSION, LABEL_APP, LABEL_COMPONENT, SCALED_OBJECT_CRD};
+use crate::api::names::{LABEL_ADMISSION, SCALED_OBJECT_CRD, selector_of_all};
 use crate::pace::{self, Steady};
 use crate::policy::{Mode, Scaler};
 
@@ -212,7 +212,7 @@ impl Sink<PodPart> for Pods {
 
 /// Fills what is known of the servers of clusters.
 async fn servers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
-    let ours = || pace::watching().labels(&format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}"));
+    let ours = || pace::watching().labels(&selector_of_all());
     let sets = feed(Sets(Arc::clone(&world)), events::<SetPart>(client.clone(), ours()), synced);
     let pods = feed(Pods(world), events::<PodPart>(client, ours()), synced);
     tokio::join!(sets, pods);

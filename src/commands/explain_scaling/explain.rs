@@ -6,11 +6,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
 use crate::api::VLLMCluster;
+use crate::api::go::parse_bool;
 use crate::api::names::{
-    CONDITION_SCALING_CONFLICT, PAUSED, PAUSED_REPLICAS, PAUSED_SCALE_IN, PAUSED_SCALE_OUT,
-    SCALED_OBJECT_KIND,
+    CONDITION_READY, CONDITION_RECONCILING, CONDITION_SCALING_CONFLICT, CONDITION_STALLED, PAUSED,
+    PAUSED_REPLICAS, PAUSED_SCALE_IN, PAUSED_SCALE_OUT, SCALED_OBJECT_KIND,
 };
 use crate::controller::pods;
+use crate::objects::pod::startup_seconds;
 use crate::policy::scaled_object::view::Trigger;
 use crate::scaler::trigger;
 
@@ -22,8 +24,6 @@ use super::chain::{
 use super::seen::{Drivers, ScaledObject, Seen};
 use super::{hpa, verdict};
 
-/// How long a server may load where the cluster states nothing, in seconds.
-const STARTUP: i32 = 1800;
 /// The name of the metric that KEDA makes of a formula.
 const COMPOSITE: &str = "composite-metric";
 
@@ -61,26 +61,17 @@ fn chain(seen: &Seen) -> Chain {
                 updated: status.updated_replicas.unwrap_or(0),
             }
         }),
-        pods: seen.pods.as_ref().map(|pods| links(pods, startup(&seen.cluster))),
+        pods: seen.pods.as_ref().map(|pods| links(pods, startup_seconds(&seen.cluster.spec))),
         waiting_for: waiting_for(seen, &scale),
         scale,
         unseen: seen.unseen.clone(),
     }
 }
 
-fn startup(cluster: &VLLMCluster) -> i32 {
-    cluster.spec.startup_seconds.unwrap_or(STARTUP)
-}
-
 /// Ready pods, as the HPA counts them; where pods cannot be seen, as the cluster does.
 fn ready_pods(seen: &Seen, scale: &ScaleLink) -> i32 {
     let Some(pods) = &seen.pods else { return scale.ready };
-    i32::try_from(pods.iter().filter(|pod| is_ready(pod)).count()).unwrap_or(i32::MAX)
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    i32::try_from(pods.iter().filter(|pod| pods::is_ready(pod)).count()).unwrap_or(i32::MAX)
 }
 
 fn links(pods: &[Pod], startup_seconds: i32) -> Vec<PodLink> {
@@ -91,7 +82,7 @@ fn links(pods: &[Pod], startup_seconds: i32) -> Vec<PodLink> {
             let cause = pods::cause(std::slice::from_ref(pod), startup_seconds);
             let told =
                 cause.map(|cause| cause.message.trim_start_matches(&format!("pod {name}: ")).to_owned());
-            let ready = is_ready(pod);
+            let ready = pods::is_ready(pod);
             let because = told.or_else(|| (!ready).then(|| "not ready".into()));
             PodLink { name, ready, because }
         })
@@ -107,13 +98,16 @@ fn waiting_for(seen: &Seen, scale: &ScaleLink) -> Option<String> {
         return None;
     }
     let conditions = seen.cluster.status.iter().flat_map(|status| &status.conditions);
-    let stalled = conditions.clone().find(|found| found.type_ == "Stalled" && found.status == "True");
-    let unready = conditions.clone().find(|found| found.type_ == "Ready" && found.status == "False");
-    let moving = conditions.clone().find(|found| found.type_ == "Reconciling" && found.status == "True");
-    let told = stalled.or(unready).or(moving).map(|condition| condition.message.clone());
+    let is = |kind: &str, status: &str| {
+        conditions.clone().find(|found| found.type_ == kind && found.status == status)
+    };
+    let told = is(CONDITION_STALLED, "True")
+        .or_else(|| is(CONDITION_READY, "False"))
+        .or_else(|| is(CONDITION_RECONCILING, "True"))
+        .map(|condition| condition.message.clone());
     told.filter(|message| !message.is_empty()).or_else(|| {
         let pods = seen.pods.as_ref()?;
-        pods::cause(pods, startup(&seen.cluster)).map(|cause| cause.message)
+        pods::cause(pods, startup_seconds(&seen.cluster.spec)).map(|cause| cause.message)
     })
 }
 
@@ -167,12 +161,8 @@ fn scaled_object(found: &ScaledObject, seen: &Seen) -> ScaledObjectLink {
 fn pause(found: &ScaledObject) -> Option<Pause> {
     let annotations = &found.view.annotations;
     let pause = |annotation, kind, replicas| Some(Pause { annotation, kind, replicas });
-    // KEDA reads them as Go's strconv.ParseBool does; what that cannot read pauses as well.
-    let is_set = |key: &str| {
-        annotations
-            .get(key)
-            .is_some_and(|value| !matches!(value.as_str(), "0" | "f" | "F" | "false" | "FALSE" | "False"))
-    };
+    // What is no boolean pauses as well.
+    let is_set = |key: &str| annotations.get(key).is_some_and(|value| parse_bool(value) != Some(false));
     if let Some(count) = annotations.get(PAUSED_REPLICAS) {
         return pause(PAUSED_REPLICAS, PauseKind::Whole, count.parse().ok());
     }

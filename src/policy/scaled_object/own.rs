@@ -4,6 +4,7 @@
 //!
 //! Architecture invariant: what the metadata means is read by the scaler's own [`trigger::Trigger::read`], never here.
 
+use crate::api::go::parse_bool;
 use crate::policy::{Clause, Outcome, Rule};
 use crate::scaler::trigger::{self, Fault, OF_KEDA, OF_SCALER};
 
@@ -12,7 +13,7 @@ use super::check::{Judged, Violation};
 use super::default::add;
 use super::external::{ADDRESS, AUTHENTICATION_KIND, Reach};
 use super::http::connected;
-use super::values::{Form, is_true, unknown_key};
+use super::values::{Form, unknown_key};
 use super::view::Trigger;
 
 /// What KEDA takes for an absent `metricType`.
@@ -73,7 +74,7 @@ pub(super) fn judge(index: usize, trigger: &Trigger, scaler: &ExternalScaler<'_>
         let Some(value) = trigger.value(key) else { continue };
         let without_tls = key == ENABLE_TLS && scaler.authentication.is_none() && scaler.reach != Reach::Off;
         let message = Form::Bool.complaint(value).or_else(|| {
-            (without_tls && is_true(value))
+            (without_tls && parse_bool(value) == Some(true))
                 .then(|| "is set, and the operator's scaler is served without TLS; remove it".to_owned())
         });
         if let Some(message) = message {

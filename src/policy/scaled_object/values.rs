@@ -2,6 +2,8 @@
 //!
 //! Architecture invariant: one text in, one sentence out. Which key must have which form is not known here.
 
+use crate::api::go::parse_bool;
+
 /// What a value must be. KEDA reads numbers as JSON and booleans and durations as Go does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -40,7 +42,7 @@ impl Form {
                 }
                 None => (false, "no number"),
             },
-            Self::Bool => (is_bool(value), "neither true nor false"),
+            Self::Bool => (parse_bool(value).is_some(), "neither true nor false"),
             Self::Duration => (is_duration(value), "no duration"),
             Self::Pairs => {
                 (value.split(',').all(|pair| pair.split('=').count() == 2), "no list of key=value")
@@ -71,15 +73,6 @@ impl Form {
 
 fn number(value: &str) -> Option<f64> {
     serde_json::from_str(value).ok()
-}
-
-fn is_bool(value: &str) -> bool {
-    is_true(value) || matches!(value, "0" | "f" | "F" | "false" | "FALSE" | "False")
-}
-
-/// Whether Go reads it as true.
-pub(super) fn is_true(value: &str) -> bool {
-    matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
 /// The parts of an `http://` or `https://` URL with a host.
