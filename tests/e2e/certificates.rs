@@ -1,5 +1,7 @@
 //! The bundle and the authority behind it: lost and found again, and replaced under way.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -80,6 +82,22 @@ pub async fn rotation(plane: &Plane) -> anyhow::Result<()> {
     with_settings(plane, AS_SHIPPED).await?;
     ended?;
     forget(plane, ns).await
+}
+
+/// Has the CA rotated twice, from a new one on and to a new one.
+pub async fn rotated(plane: &Plane) -> anyhow::Result<()> {
+    with_settings(plane, SHORT).await?;
+    let signers = Mutex::new(BTreeSet::new());
+    let ended = eventually("two rotations of the CA", Deadline::after(PATIENCE * 2), || async {
+        let secret =
+            get(plane, OPERATOR, "secret/vllm-operator-ca").await.map_err(|error| format!("{error:#}"))?;
+        let mut signers = signers.lock().map_err(|error| error.to_string())?;
+        signers.insert(secret["data"]["ca.crt"].to_string());
+        if signers.len() > 2 { Ok(()) } else { Err(format!("{} CAs", signers.len())) }
+    })
+    .await;
+    with_settings(plane, AS_SHIPPED).await?;
+    ended
 }
 
 /// Starts the operator anew with other settings and without a CA.

@@ -125,7 +125,13 @@ fn shared() -> Vec<(&'static str, Scenario)> {
             Box::pin(certificates::lost_authority(plane))
         }),
         ("scaler_trust::is_kept_whatever_becomes_of_it", |plane| Box::pin(scaler_trust::kept(plane))),
-        ("scaling::by_the_queue_itself", |plane| Box::pin(scaling::external::queue(plane))),
+        ("scaling::by_each_signal_of_the_servers", |plane| Box::pin(scaling::servers::each_signal(plane))),
+        ("scaling::by_the_original_manifest", |plane| Box::pin(scaling::original::works(plane))),
+        ("scaling::missing_data_takes_nothing_away", |plane| {
+            Box::pin(scaling::missing::takes_nothing_away(plane))
+        }),
+        ("scaling::nobody_else_is_asked", |plane| Box::pin(scaling::isolation::asks_nobody_else(plane))),
+        ("scaling::bad_days_scale_nothing", |plane| Box::pin(scaling::bad_days::scale_nothing(plane))),
         ("certificates::a_rotation_loses_no_write", |plane| Box::pin(certificates::rotation(plane))),
         ("leadership::all_answer_and_one_leads", |plane| Box::pin(leadership::all_answer(plane))),
         ("leadership::a_killed_leader_is_followed", |plane| Box::pin(leadership::killed(plane))),

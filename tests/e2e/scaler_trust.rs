@@ -7,19 +7,20 @@ use anyhow::{Context as _, ensure};
 use certs::{Bundle, stored_pair};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use serde_json::Value;
+use serde_json::{Value, json};
+use testbed::addons::SCALER_MANIFEST;
 use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
 
-use super::suite::{PATIENCE, get, kubectl};
+use super::suite::{PATIENCE, get, kubectl, scaled_object};
 
 const OPERATOR: &str = "vllm-operator-system";
 const SECRET: &str = "secret/vllm-operator-scaler";
-/// As users have it.
-const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/keda.yaml");
 
 /// Applied by either of kubectl's ways, wiped, deleted, and with the authority lost.
 pub async fn kept(plane: &Plane) -> anyhow::Result<()> {
+    kubectl(plane, "keda", &format!("delete {SECRET}")).ok().await?;
+    refused(plane).await?;
     for way in ["apply", "apply --server-side"] {
         apply(plane, way).await?;
         let filled = filled(plane, PATIENCE).await?;
@@ -47,8 +48,27 @@ pub async fn kept(plane: &Plane) -> anyhow::Result<()> {
     .await
 }
 
+/// Triggers that the scaler is to answer are refused, with the way out.
+async fn refused(plane: &Plane) -> anyhow::Result<()> {
+    let trigger =
+        json!({"type": "http", "metadata": {"url": "http://a:8000/v1/models", "targetValue": "100"}});
+    let mut object: Value = serde_saphyr::from_str(&scaled_object("default", "x", "a", 1, 3))?;
+    object["spec"]["triggers"] = json!([trigger]);
+    eventually("such triggers are refused", Deadline::after(PATIENCE), || async {
+        let create = kubectl(plane, "default", "create --dry-run=server -f -").stdin(object.to_string());
+        let told = create
+            .output()
+            .await
+            .and_then(|output| output.refused())
+            .map_err(|error| format!("{error:#}"))?;
+        let sentence = "to which KEDA has no certificate yet";
+        if told.contains(sentence) && told.contains("apply deploy/keda.yaml") { Ok(()) } else { Err(told) }
+    })
+    .await
+}
+
 async fn apply(plane: &Plane, way: &str) -> anyhow::Result<()> {
-    kubectl(plane, "keda", &format!("{way} -f {MANIFEST}")).ok().await.map(drop)
+    kubectl(plane, "keda", &format!("{way} -f {SCALER_MANIFEST}")).ok().await.map(drop)
 }
 
 async fn filled(plane: &Plane, within: Duration) -> anyhow::Result<Value> {

@@ -116,6 +116,7 @@ async fn start() -> anyhow::Result<Plane> {
     addons::wait_for_operator(&plane).await?;
     addons::wait_for_keda_and_prometheus(&plane).await?;
     addons::wait_for_metrics_server(&plane).await?;
+    addons::introduce_scaler(&plane).await?;
     Ok(plane)
 }
 

@@ -25,6 +25,9 @@ const PROMETHEUS_FILES: [(&str, &str); 2] = [
 ];
 const METRICS_SERVER: &str = include_str!("../manifests/metrics-server.yaml");
 
+/// What lets KEDA call the scaler, as users have it.
+pub const SCALER_MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/keda.yaml");
+
 /// The release whose manifests and programs are used; the manifests themselves name `latest`.
 const KEDA_RELEASE: &str = "2.21.0";
 
@@ -140,6 +143,12 @@ async fn replicas_and_endpoints(plane: &Plane) -> anyhow::Result<[usize; 4]> {
     let ready = endpoints.iter().filter(|endpoint| endpoint["conditions"]["ready"] == true).count();
     let wanted = deployment["spec"]["replicas"].as_u64().context("no count of replicas")?;
     Ok([wanted.try_into()?, pods["items"].as_array().map_or(0, Vec::len), endpoints.len(), ready])
+}
+
+/// Lets KEDA call the operator's scaler, and waits until it can.
+pub async fn introduce_scaler(plane: &Plane) -> anyhow::Result<()> {
+    plane.kubectl(&["apply", "-f", SCALER_MANIFEST]).ok().await?;
+    wait(plane, "keda", &["secret/vllm-operator-scaler", r"--for=jsonpath={.data.tls\.crt}"]).await
 }
 
 /// Wants so many replicas of the operator, and waits until they are ready.

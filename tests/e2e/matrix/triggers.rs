@@ -219,6 +219,8 @@ fn answered() -> Vec<Case> {
     };
     let address = "spec.triggers[0].metadata.scalerAddress: \"vllm-operator-scaler.vllm-operator-system.svc:9444\" is the operator's own scaler, but not the address under which KEDA reaches and trusts it; use \"vllm-operator-scaler.vllm-operator-system.svc:443\"";
     vec![
+        rewritten(),
+        connected(),
         http("http-kept", json!({})).mutating(&[
             "spec.triggers[0].type: KEDA has no trigger \"http\", and a ScaledObject with such a trigger scales nothing at all; remove the annotation training.distributed-inference.io/rewrite-triggers, or write {type: external, metricType: Value, authenticationRef: {kind: ClusterTriggerAuthentication, name: vllm-operator-scaler}, metadata: {scalerAddress: \"vllm-operator-scaler.vllm-operator-system.svc:443\", signal: response-time, path: \"/v1/models\", targetValue: \"100\"}}",
         ]),
@@ -255,6 +257,39 @@ fn answered() -> Vec<Case> {
         )
         .mutating(&["spec.triggers[0].type: \"external-push\" waits for a scaler that reports by itself, and the operator's is asked; use \"external\""]),
     ]
+}
+
+/// The older form, as it is to be written now.
+fn rewritten() -> Case {
+    let trigger = json!({"type": "http", "metadata": {"url": "http://vllm-cluster:8000/health?deep=1", "targetValue": "100"}});
+    let metadata = json!({
+        "scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:443",
+        "signal": "response-time", "path": "/health?deep=1", "targetValue": "100",
+    });
+    case("http-older", json!([trigger])).expect(
+        Expect::stores([
+            ("/triggers/0/type", json!("external")),
+            ("/triggers/0/metricType", json!("Value")),
+            ("/triggers/0/authenticationRef/kind", json!("ClusterTriggerAuthentication")),
+            ("/triggers/0/authenticationRef/name", json!("vllm-operator-scaler")),
+            ("/triggers/0/metadata", metadata),
+        ])
+        .warns(&[
+            "spec.triggers[0]: KEDA has no trigger \"http\"; stored as {type: external, metricType: Value,",
+        ]),
+    )
+}
+
+/// What follows from the rest is filled in.
+fn connected() -> Case {
+    let trigger = json!({"type": "external", "metadata": {
+        "scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:443", "signal": "queue", "targetValue": "5",
+    }});
+    case("scaler", json!([trigger])).expect(Expect::stores([
+        ("/triggers/0/metricType", json!("AverageValue")),
+        ("/triggers/0/authenticationRef/kind", json!("ClusterTriggerAuthentication")),
+        ("/triggers/0/authenticationRef/name", json!("vllm-operator-scaler")),
+    ]))
 }
 
 fn names() -> Vec<Case> {

@@ -31,7 +31,10 @@ const WARNED: &str = "messages-warned";
 const SILENT: [(Rule, &str); 5] = [
     (Rule::ScalerFindingsLeftOut, "it takes a hundred faults in one object"),
     (Rule::ScalerMinimumAbsent, "the mutating webhook fills the minimum in before it is judged"),
-    (Rule::RewroteHttp, "KEDA reaches no scaler on this plane, so that nothing is rewritten for it"),
+    (
+        Rule::ScalerUnanswered,
+        "KEDA has its certificate here; `scaler_trust` takes it away, and reads the sentence",
+    ),
     (Rule::HpaMaximumBelowOne, "the API server refuses it before any webhook that validates"),
     (Rule::HpaMaximumBelowMinimum, "the API server refuses it before any webhook that validates"),
 ];

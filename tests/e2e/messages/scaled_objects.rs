@@ -145,8 +145,7 @@ pub async fn answered(transcript: &mut Transcript<'_>) -> anyhow::Result<()> {
         (Rule::HttpHost, one(http(&json!({"url": "http://jane:secret@a:8000/"})))),
         (Rule::HttpUnknownKey, one(http(&json!({"method": "GET"})))),
         (Rule::HttpUnknownKey, one(http(&json!({"targetvalue": "100"})))),
-        (Rule::ScalerUnanswered, one(http(&json!({})))),
-        (Rule::ScalerUnanswered, one(own(&json!({})))),
+        (Rule::RewroteHttp, one(http(&json!({})))),
         (
             Rule::OwnAddress,
             one(own(&json!({"scalerAddress": "vllm-operator-scaler.vllm-operator-system:9444"}))),

@@ -1,10 +1,9 @@
 //! The queue by way of Prometheus: `vllm_request_queue_size`, as the rule in `deploy/prometheus` records it.
 
 use serde_json::json;
-use testbed::engine::control::Control;
 use testbed::plane::Plane;
 
-use super::{Signal, up_and_down};
+use super::{Busy, Signal, up_and_down, waiting};
 
 const NS: &str = "scaling-prometheus";
 
@@ -19,7 +18,7 @@ pub async fn recorded_metric(plane: &Plane) -> anyhow::Result<()> {
             // An empty result is no queue of 0: without the rule, or with labels of another form, this fails.
             "ignoreNullValues": "false",
         }}]),
-        busy: Control { waiting: Some(100), ..Control::default() },
+        busy: Busy::First(waiting(100)),
     };
     up_and_down(plane, &signal).await
 }

@@ -4,10 +4,10 @@ use serde_json::json;
 use testbed::engine::control::Control;
 use testbed::plane::Plane;
 
-use super::{Signal, up_and_down};
+use super::{Busy, Signal, up_and_down};
 
 /// An idle engine of a debug build uses a small part of either.
-const REQUESTS: &str = "resources: {requests: {cpu: 100m, memory: 100Mi}}";
+pub(super) const REQUESTS: &str = "resources: {requests: {cpu: 100m, memory: 100Mi}}";
 
 /// By the time of processors.
 pub async fn cpu(plane: &Plane) -> anyhow::Result<()> {
@@ -16,7 +16,7 @@ pub async fn cpu(plane: &Plane) -> anyhow::Result<()> {
         spec: REQUESTS,
         triggers: json!([{"type": "cpu", "metricType": "Utilization", "metadata": {"value": "70"}}]),
         // Of three pods it is 200 % on average, so that all three are still wanted, on a busy machine too.
-        busy: Control { cpu_millicores: 600, ..Control::default() },
+        busy: Busy::First(Control { cpu_millicores: 600, ..Control::default() }),
     };
     up_and_down(plane, &signal).await
 }
@@ -27,7 +27,7 @@ pub async fn memory(plane: &Plane) -> anyhow::Result<()> {
         namespace: "scaling-memory",
         spec: REQUESTS,
         triggers: json!([{"type": "memory", "metricType": "Utilization", "metadata": {"value": "80"}}]),
-        busy: Control { memory_mib: 400, ..Control::default() },
+        busy: Busy::First(Control { memory_mib: 400, ..Control::default() }),
     };
     up_and_down(plane, &signal).await
 }

@@ -43,6 +43,8 @@ const MOST_KINDS: usize = 256;
 pub struct Control {
     /// Milliseconds before `/v1/models` answers; 0 to 600,000.
     pub models_delay_ms: u64,
+    /// Milliseconds before `/metrics` answers; 0 to 600,000.
+    pub metrics_delay_ms: u64,
     /// What is accepted and never answered.
     pub hang: Hang,
     /// `/metrics` answers 200 with what is no metrics page.
@@ -98,6 +100,7 @@ impl Control {
             if value > most { Err(format!("{name} is {value}; at most {most} is allowed")) } else { Ok(()) }
         };
         within("modelsDelayMs", self.models_delay_ms, LONGEST_DELAY)?;
+        within("metricsDelayMs", self.metrics_delay_ms, LONGEST_DELAY)?;
         within("cpuMillicores", self.cpu_millicores.into(), MOST_MILLICORES.into())?;
         within("memoryMib", self.memory_mib.into(), MOST_MIB.into())?;
         match self.kv_cache_usage {
@@ -233,11 +236,18 @@ pub async fn intercept(State(engine): State<Arc<Engine>>, request: Request, next
         return next.run(request).await;
     }
     engine.controlled.count(&request);
-    let Control { models_delay_ms, hang, garbage_metrics, redirect, .. } = engine.controlled.now();
+    let Control { models_delay_ms, metrics_delay_ms, hang, garbage_metrics, redirect, .. } =
+        engine.controlled.now();
     if hang.takes(&path) {
         // It goes when the client hangs up.
         return std::future::pending().await;
     }
+    let delay = match path.as_str() {
+        "/metrics" => metrics_delay_ms,
+        "/v1/models" => models_delay_ms,
+        _ => 0,
+    };
+    tokio::time::sleep(Duration::from_millis(delay)).await;
     let metrics = path == "/metrics";
     if let Some(location) = redirect.filter(|_| metrics || path.starts_with("/v1/")) {
         engine.controlled.redirects.fetch_add(1, Ordering::Relaxed);
@@ -245,9 +255,6 @@ pub async fn intercept(State(engine): State<Arc<Engine>>, request: Request, next
     }
     if garbage_metrics && metrics {
         return "vllm:num_requests_waiting{engine= NaN\n\u{fffd}<html>}}}} 1e999 not a page".into_response();
-    }
-    if path == "/v1/models" {
-        tokio::time::sleep(Duration::from_millis(models_delay_ms)).await;
     }
     next.run(request).await
 }
