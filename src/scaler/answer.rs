@@ -52,10 +52,8 @@ pub struct Readings {
     pub absent: u32,
     /// The pages of the others, where a signal needs them.
     pub loads: Vec<Word<Load>>,
-    /// What the others took to answer, in the last rounds, where a signal needs it; the last round is the last of each.
-    pub times: Vec<Word<Duration>>,
-    /// Of these, those of the last round.
-    pub last_times: Vec<Word<Duration>>,
+    /// What the others took to answer, round by round, where a signal needs it; the newest round is the last.
+    pub rounds: Vec<Vec<Word<Duration>>>,
 }
 
 /// The value of a metric.
@@ -118,13 +116,14 @@ fn sum(signal: Signal, Readings { absent, loads, .. }: &Readings) -> (f64, bool)
 
 /// The median of the times in milliseconds, and whether all servers answered in the last round. One that did not within its
 /// limit took at least as long; one that did not answer at all has no time.
-fn response_time(Readings { absent, times, last_times, .. }: &Readings) -> (f64, bool) {
+fn response_time(Readings { absent, rounds, .. }: &Readings) -> (f64, bool) {
     let milliseconds = |time: &Word<Duration>| match time {
         Ok(time) | Err(Fault::Slow(time)) => Some(time.as_secs_f64() * 1000.0),
         Err(Fault::NotReady | Fault::Unreachable(_) | Fault::Status(_) | Fault::Garbage(_)) => None,
     };
-    let whole = *absent == 0 && !last_times.is_empty() && last_times.iter().all(Result::is_ok);
-    (median(times.iter().filter_map(milliseconds).collect()), whole)
+    let told = |last: &Vec<Word<Duration>>| !last.is_empty() && last.iter().all(Result::is_ok);
+    let whole = *absent == 0 && rounds.last().is_some_and(told);
+    (median(rounds.iter().flatten().filter_map(milliseconds).collect()), whole)
 }
 
 /// The middle one, or the mean of the two in the middle; 0 of none.
@@ -185,7 +184,7 @@ mod tests {
     }
 
     fn times(replicas: u32, absent: u32, last: Vec<Word<Duration>>) -> Readings {
-        Readings { replicas, absent, times: last.clone(), last_times: last, ..Readings::default() }
+        Readings { replicas, absent, rounds: vec![last], ..Readings::default() }
     }
 
     const fn ms(ms: u64) -> Duration {
@@ -252,9 +251,8 @@ mod tests {
     #[test]
     fn rounds_smooth_what_a_moment_shows() {
         let trigger = trigger(Measure::One(Signal::ResponseTime, 100.0));
-        let last = vec![Ok(ms(900))];
-        let times = [10, 11, 12, 13].map(|time| Ok(ms(time))).into_iter().chain(last.clone()).collect();
-        let readings = Readings { replicas: 1, times, last_times: last, ..Readings::default() };
+        let rounds = [10, 11, 12, 13, 900].map(|time| vec![Ok(ms(time))]).into();
+        let readings = Readings { replicas: 1, rounds, ..Readings::default() };
         assert_eq!(given(&trigger, &readings), (12.0, false));
     }
 
@@ -295,8 +293,7 @@ mod tests {
                 replicas,
                 absent,
                 loads: told.iter().map(|told| told.map(|value| Load { waiting: Some(value), running: Some(value), kv_cache: Some(value) }).ok_or(Fault::Slow(ms(2000)))).collect(),
-                times: told.iter().map(|told| told.map(Duration::from_secs_f64).ok_or(Fault::Status(500))).collect(),
-                last_times: told.iter().map(|told| told.map(Duration::from_secs_f64).ok_or(Fault::Status(500))).collect(),
+                rounds: vec![told.iter().map(|told| told.map(Duration::from_secs_f64).ok_or(Fault::Status(500))).collect()],
             };
             for measure in [Measure::One(signal, target), Measure::Combined(vec![(signal, target), (Signal::Queue, 2.0 * target)])] {
                 let trigger = trigger(measure);

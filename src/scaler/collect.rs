@@ -25,7 +25,7 @@ use crate::world::servers::Server;
 use super::answer::{Fault, Readings, Word};
 use super::page::{self, Load};
 use super::probe;
-use super::trigger::{Measure, Signal, Trigger};
+use super::trigger::{Signal, Trigger};
 
 /// As long are readings given to whoever asks.
 const FRESH: Duration = Duration::from_millis(1500);
@@ -114,17 +114,14 @@ impl Collector {
     /// What the servers of a cluster say, as far as a trigger needs it.
     pub async fn readings(&self, key: &Key, fleet: &Fleet, trigger: &Trigger) -> Readings {
         let gathered = self.gathered(key);
-        let signals: Vec<Signal> = match &trigger.measure {
-            Measure::One(signal, _) => vec![*signal],
-            Measure::Combined(targets) => targets.iter().map(|(signal, _)| *signal).collect(),
-        };
+        let targets = trigger.measure.targets();
         let mut readings =
             Readings { replicas: fleet.replicas, absent: fleet.absent(), ..Readings::default() };
-        if signals.iter().any(|signal| *signal != Signal::ResponseTime) {
+        if targets.iter().any(|(signal, _)| *signal != Signal::ResponseTime) {
             readings.loads = self.loads(&gathered, fleet).await;
         }
-        if signals.contains(&Signal::ResponseTime) {
-            (readings.times, readings.last_times) = self.times(&gathered, fleet, trigger).await;
+        if let Some((_, target)) = targets.iter().find(|(signal, _)| *signal == Signal::ResponseTime) {
+            readings.rounds = self.times(&gathered, fleet, &trigger.path, patience(*target)).await;
         }
         tell(key, &gathered, &readings);
         readings
@@ -151,21 +148,21 @@ impl Collector {
         servers
     }
 
-    /// The times of the rounds that count, and those of the last one.
+    /// The times of the rounds that count.
     async fn times(
         &self,
         gathered: &Gathered,
         fleet: &Fleet,
-        trigger: &Trigger,
-    ) -> (Vec<Word<Duration>>, Vec<Word<Duration>>) {
-        let limit = patience(trigger);
+        path: &str,
+        limit: Duration,
+    ) -> Vec<Vec<Word<Duration>>> {
         let mut by_path = gathered.times.lock().await;
         by_path.retain(|_, rounds| rounds.back().is_some_and(|round| round.at.elapsed() < FORGET));
-        let rounds = by_path.entry((trigger.path.clone(), limit)).or_default();
+        let rounds = by_path.entry((path.to_owned(), limit)).or_default();
         rounds.retain(|round| round.at.elapsed() < OLDEST);
         if rounds.back().is_none_or(|round| round.at.elapsed() >= FRESH) {
             let servers = self.of_all(fleet, |address| async move {
-                let response = probe::get(address, &trigger.path, limit).await?;
+                let response = probe::get(address, path, limit).await?;
                 match response.status {
                     // Who asks for a key answers as fast as who needs none.
                     StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(response.took),
@@ -179,8 +176,7 @@ impl Collector {
                 rounds.pop_front();
             }
         }
-        let last = rounds.back().map(|round| round.servers.clone()).unwrap_or_default();
-        (rounds.iter().flat_map(|round| round.servers.iter().cloned()).collect(), last)
+        rounds.iter().map(|round| round.servers.clone()).collect()
     }
 
     /// Asks all servers at once, within what is allowed.
@@ -213,24 +209,18 @@ impl Collector {
     }
 }
 
-/// How long a server is waited for whose time is measured: longer than the target, or nothing could ever exceed it.
-fn patience(trigger: &Trigger) -> Duration {
-    let target = match &trigger.measure {
-        Measure::One(_, target) => *target,
-        Measure::Combined(targets) => targets
-            .iter()
-            .find(|(signal, _)| *signal == Signal::ResponseTime)
-            .map_or(0.0, |(_, target)| *target),
-    };
-    TIMED.max(Duration::from_secs_f64(target.max(0.0) * 1.25 / 1000.0))
+/// How long a server is waited for whose time is measured: longer than the target in milliseconds, or nothing could ever
+/// exceed it.
+fn patience(target: f64) -> Duration {
+    TIMED.max(Duration::from_secs_f64(target * 1.25 / 1000.0))
 }
 
 /// Logs from where on servers are missing, and from where on none is.
 fn tell(key: &Key, gathered: &Gathered, readings: &Readings) {
-    let Readings { replicas, absent, loads, times: _, last_times } = readings;
+    let Readings { replicas, absent, loads, rounds } = readings;
     let faults = loads.iter().filter_map(|load| load.as_ref().err());
     let mut faults: Vec<_> = faults
-        .chain(last_times.iter().filter_map(|time| time.as_ref().err()))
+        .chain(rounds.last().into_iter().flatten().filter_map(|time| time.as_ref().err()))
         .map(ToString::to_string)
         .collect();
     if *absent > 0 {

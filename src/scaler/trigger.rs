@@ -111,6 +111,16 @@ pub enum Measure {
     Combined(Vec<(Signal, f64)>),
 }
 
+impl Measure {
+    /// The signals that are asked for, each with its target.
+    pub fn targets(&self) -> Vec<(Signal, f64)> {
+        match self {
+            Self::One(signal, target) => vec![(*signal, *target)],
+            Self::Combined(targets) => targets.clone(),
+        }
+    }
+}
+
 impl Trigger {
     /// Reads the metadata of a trigger. Values are trimmed, and one that is empty is absent, as KEDA has it. Keys that nobody
     /// reads are no fault here.
@@ -123,11 +133,10 @@ impl Trigger {
         let measure = read.measure();
         let activation = read.activation();
         let path = read.path();
-        if read.faults.is_empty() {
-            // Whatever is missing has left a fault.
-            Ok(Self { measure: measure.unwrap_or(Measure::Combined(Vec::new())), path, activation })
-        } else {
-            Err(read.faults)
+        // What is missing has left a fault.
+        match measure {
+            Some(measure) if read.faults.is_empty() => Ok(Self { measure, path, activation }),
+            _ => Err(read.faults),
         }
     }
 
