@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use vllm_operator::api::VLLMCluster;
 
-use super::{PATIENCE, queue, scaled_object};
+use super::{queue, scaled_object};
 use crate::addons;
 use crate::engine::control::Control;
 use crate::plane::Plane;
@@ -30,6 +30,8 @@ const FIRST: &str = "a-0";
 const POLLING: Duration = Duration::from_secs(2);
 /// Far above the target, so that how many replicas are wanted is no question of rounding.
 const WAITING: u32 = 100;
+/// Tells a hang from a slow machine: a turn takes a few periods and the start or end of a pod.
+const PATIENCE: Duration = Duration::from_mins(3);
 /// The part of the HPA's period by which each trial begins later in it than the one before. No few of its multiples come near
 /// a whole number, so trials begin all over the period.
 const STRIDE: f64 = 0.618;

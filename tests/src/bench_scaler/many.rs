@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use vllm_operator::api::VLLMCluster;
 
 use super::sockets::Open;
-use super::{PATIENCE, queue, scaled_object};
+use super::{queue, scaled_object};
 use crate::availability::operator::processes;
 use crate::bench_control::{CREATORS, all_seen, all_settled, create, says};
 use crate::hollow;
@@ -34,6 +34,8 @@ const NAMESPACE: &str = "bench-scaler";
 const CLUSTERS: usize = 500;
 const SECONDS: u64 = 60;
 const POLLING: Duration = Duration::from_secs(5);
+/// Tells a hang from a slow machine.
+const PATIENCE: Duration = Duration::from_mins(20);
 /// Often enough to meet several connections of each round, and rarely enough to cost little.
 const SAMPLING: Duration = Duration::from_millis(100);
 
@@ -176,6 +178,8 @@ async fn answer_for_all(client: &Client) -> anyhow::Result<()> {
         "spec": {
             // Where those addresses are local.
             "hostNetwork": true,
+            // Those of so many Services are nothing that an engine reads.
+            "enableServiceLinks": false,
             "containers": [{"name": "engines", "image": "testbed/engines", "args": addresses}],
         },
     }))?;

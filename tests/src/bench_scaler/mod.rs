@@ -23,8 +23,6 @@ use crate::plane::{Plane, PlaneOptions};
 
 /// The HPA controller's period in a cluster.
 const PERIOD_OF_CLUSTERS: Duration = Duration::from_secs(15);
-/// Tells a hang from a slow machine.
-const PATIENCE: Duration = Duration::from_mins(20);
 
 /// Options of `bench-scaler`.
 #[derive(Clone, Debug, Args)]
