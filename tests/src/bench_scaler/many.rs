@@ -87,6 +87,19 @@ impl Figures {
     pub fn requests(&self) -> u64 {
         self.asked.iter().sum()
     }
+
+    /// Whether KEDA has polled, and not only asked where HPAs did. Of HPAs that ask as often as KEDA polls, that cannot be told.
+    // Counts are far below 2^52.
+    #[allow(clippy::cast_precision_loss)]
+    fn polled(&self) -> anyhow::Result<()> {
+        let of_hpas = self.asked.len() as f64 * (self.span.div_duration_f64(self.hpa_period) + 1.0);
+        ensure!(
+            self.hpa_period <= POLLING || self.requests() as f64 > of_hpas,
+            "KEDA has not polled: {} requests reached the pods, and HPAs alone account for {of_hpas:.0}",
+            self.requests()
+        );
+        Ok(())
+    }
 }
 
 impl fmt::Display for Figures {
@@ -165,7 +178,9 @@ pub async fn measure(plane: &Plane, many: &Many) -> anyhow::Result<Figures> {
     let taken = before.into_iter().zip(after).zip(most);
     let taken = taken.map(|((before, after), most)| Replica { before, after, most });
     let replicas = operators.into_keys().zip(taken).collect();
-    Ok(Figures { hpa_period: plane.spec().hpa_sync_period, ready, span, asked, replicas })
+    let figures = Figures { hpa_period: plane.spec().hpa_sync_period, ready, span, asked, replicas };
+    figures.polled()?;
+    Ok(figures)
 }
 
 /// Starts the engines of all pods that are on the hollow node.
