@@ -8,6 +8,7 @@ mod admission;
 mod availability;
 mod bench_abuse;
 mod bench_control;
+mod bench_scaler;
 mod certificates;
 mod client_certificates;
 mod closed_loop;
@@ -166,6 +167,7 @@ fn alone() -> Vec<(&'static str, suite::Alone)> {
         ("keda_optional::keda_comes_and_goes", || Box::pin(keda_optional::comes_and_goes())),
         ("bench_abuse::a_short_one", || Box::pin(bench_abuse::short())),
         ("bench_control::a_small_one", || Box::pin(bench_control::small())),
+        ("bench_scaler::a_short_one", || Box::pin(bench_scaler::short())),
         ("availability::rotations_lose_nothing", || Box::pin(availability::row(Kind::Rotations, 2))),
         ("availability::rolling_restarts_lose_nothing", || Box::pin(availability::row(Kind::Restarts, 1))),
         ("availability::another_leads_in_time", || Box::pin(availability::row(Kind::Kills, 4))),

@@ -52,6 +52,15 @@ pub async fn install_keda_and_prometheus(plane: &Plane) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How often this Prometheus reads servers, and how often it evaluates rules, as its configuration says it.
+pub fn prometheus_intervals() -> anyhow::Result<[&'static str; 2]> {
+    let value = |key: &str| {
+        let value = PROMETHEUS.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix(": "));
+        value.with_context(|| format!("no {key} in Prometheus' configuration"))
+    };
+    Ok([value("scrape_interval")?, value("evaluation_interval")?])
+}
+
 /// The ConfigMap with which Prometheus has what users are told to give to theirs.
 fn prometheus_files() -> String {
     let data: serde_json::Map<_, _> =

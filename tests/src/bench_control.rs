@@ -22,15 +22,15 @@ use vllm_operator::api::VLLMCluster;
 
 use crate::parts::operator_binary;
 use crate::plane::audit::stateful_sets_read;
-use crate::plane::processes::field;
+use crate::plane::processes::Usage;
 use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, PlaneOptions, Write, trying_again};
 use crate::{addons, hollow};
 
 const NAMESPACE: &str = "bench";
 const OPERATOR: &str = "system:serviceaccount:vllm-operator-system:vllm-operator";
-/// Clusters that are created at once.
-const CREATORS: usize = 16;
+/// Objects that are created at once.
+pub(crate) const CREATORS: usize = 16;
 /// Tells a hang from a slow machine.
 const PATIENCE: Duration = Duration::from_mins(20);
 
@@ -61,25 +61,6 @@ pub struct Figures {
     pub looked_at: Duration,
     /// What it wrote about them by then.
     pub writes_of_restart: Vec<Write>,
-}
-
-/// What a process takes.
-#[derive(Clone, Copy, Debug)]
-pub struct Usage {
-    /// Resident memory now, in KiB.
-    pub resident: u64,
-    /// Resident memory at most so far, in KiB.
-    pub peak: u64,
-    /// Time on a processor so far.
-    pub processor: Duration,
-}
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { resident, peak, processor } = self;
-        let seconds = processor.as_secs_f64();
-        write!(f, "{} MiB, at most {} MiB; {seconds:.1} s of processor time", resident / 1024, peak / 1024)
-    }
 }
 
 impl fmt::Display for Figures {
@@ -134,9 +115,9 @@ pub async fn measure(plane: &Plane, clusters: usize) -> anyhow::Result<Figures> 
     let begun = Instant::now();
     let after = |done: anyhow::Result<()>| done.map(|()| begun.elapsed());
     let (created, stateful_sets, settled) = tokio::try_join!(
-        async { after(create(&client, &names).await) },
+        async { after(create(&client, NAMESPACE, &names).await) },
         async { after(stateful_sets_exist(&client, clusters).await) },
-        async { after(all_settled(&client, &names).await) },
+        async { after(all_settled(&client, NAMESPACE, &names).await) },
     )?;
     let mut writes = BTreeMap::new();
     for write in plane.writes_by(OPERATOR)?.split_off(written) {
@@ -148,12 +129,13 @@ pub async fn measure(plane: &Plane, clusters: usize) -> anyhow::Result<Figures> 
     Ok(Figures { clusters, created, stateful_sets, settled, writes, usage, looked_at, writes_of_restart })
 }
 
-fn api(client: &Client) -> Api<DynamicObject> {
-    Api::namespaced_with(client.clone(), NAMESPACE, &VLLMCluster::api_resource())
+fn api(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &VLLMCluster::api_resource())
 }
 
-async fn create(client: &Client, names: &[String]) -> anyhow::Result<()> {
-    let (clusters, params) = (&api(client), &PostParams::default());
+/// Creates clusters of one replica on the hollow node.
+pub(crate) async fn create(client: &Client, namespace: &str, names: &[String]) -> anyhow::Result<()> {
+    let (clusters, params) = (&api(client, namespace), &PostParams::default());
     futures::stream::iter(names)
         .map(|name| async move {
             let cluster = serde_json::from_value(json!({
@@ -177,8 +159,9 @@ async fn stateful_sets_exist(client: &Client, count: usize) -> anyhow::Result<()
 }
 
 /// Waits until these clusters are ready and say that nothing is left to do.
-async fn all_settled(client: &Client, names: &[String]) -> anyhow::Result<()> {
-    let clusters = watcher(api(client), watcher::Config::default()).default_backoff().applied_objects();
+pub(crate) async fn all_settled(client: &Client, namespace: &str, names: &[String]) -> anyhow::Result<()> {
+    let clusters =
+        watcher(api(client, namespace), watcher::Config::default()).default_backoff().applied_objects();
     let settled = clusters.try_filter_map(|cluster| async move {
         let name = cluster.name_any();
         Ok((is_settled(&cluster) && names.contains(&name)).then_some(name))
@@ -187,18 +170,19 @@ async fn all_settled(client: &Client, names: &[String]) -> anyhow::Result<()> {
 }
 
 fn is_settled(cluster: &DynamicObject) -> bool {
-    let status = &cluster.data["status"];
-    let says = |kind: &str, value: &str| {
-        let conditions = status["conditions"].as_array().into_iter().flatten();
-        conditions.into_iter().any(|condition| condition["type"] == kind && condition["status"] == value)
-    };
-    status["observedGeneration"] == Value::from(cluster.metadata.generation)
-        && says("Ready", "True")
-        && says("Reconciling", "False")
+    cluster.data["status"]["observedGeneration"] == Value::from(cluster.metadata.generation)
+        && says(cluster, "Ready", "True")
+        && says(cluster, "Reconciling", "False")
+}
+
+/// Whether an object has this condition with this status.
+pub(crate) fn says(object: &DynamicObject, kind: &str, value: &str) -> bool {
+    let conditions = object.data["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().any(|condition| condition["type"] == kind && condition["status"] == value)
 }
 
 /// Waits until so many different names have been seen.
-async fn all_seen(
+pub(crate) async fn all_seen(
     what: &str,
     count: usize,
     names: impl futures::Stream<Item = Result<String, watcher::Error>>,
@@ -243,10 +227,10 @@ async fn restart(plane: &Plane, names: &[String]) -> anyhow::Result<(Duration, V
     let client = plane.client().await?;
     // The operator looks at clusters before the API server has heard that its webhooks can be called again.
     eventually("the webhooks can be called", Deadline::after(PATIENCE), || async {
-        create(&client, &marker).await.map_err(|error| format!("{error:#}"))
+        create(&client, NAMESPACE, &marker).await.map_err(|error| format!("{error:#}"))
     })
     .await?;
-    all_settled(&client, &marker).await?;
+    all_settled(&client, NAMESPACE, &marker).await?;
     let mut writes = plane.writes_by(OPERATOR)?.split_off(before);
     writes.retain(|write| !(write.namespace == NAMESPACE && write.name.starts_with("marker")));
     Ok((looked_at, writes))
@@ -255,31 +239,5 @@ async fn restart(plane: &Plane, names: &[String]) -> anyhow::Result<(Duration, V
 /// What the operator that runs on a plane takes.
 fn usage(plane: &Plane) -> anyhow::Result<Usage> {
     let process = plane.processes("vllm-operator")?.pop();
-    let process = process.context("no process of the operator runs on this plane")?;
-    let status = process.read("status")?;
-    let kib = |name: &str| {
-        field(&status, name)
-            .and_then(|text| text.parse().ok())
-            .with_context(|| format!("no {name} in {status}"))
-    };
-    let ticks = ticks(&process.read("stat")?).context("a process without times")?;
-    let processor = Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second());
-    Ok(Usage { resident: kib("VmRSS:")?, peak: kib("VmHWM:")?, processor })
-}
-
-/// Time on a processor, in the kernel and outside of it, as `/proc/<pid>/stat` has it.
-fn ticks(stat: &str) -> Option<u64> {
-    // The name may hold anything: fields count from behind it.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_from_behind_the_name() {
-        assert_eq!(ticks("7 (a) b) S 1 7 7 0 -1 4194560 9 0 0 0 30 12 0 0 20 0 1"), Some(42));
-    }
+    process.context("no process of the operator runs on this plane")?.usage()
 }

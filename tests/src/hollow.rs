@@ -19,14 +19,14 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use crate::namespaces::HOLLOW_RANGE;
+
 /// Name of the node, its label, and its taint.
 pub const NAME: &str = "hollow";
 /// As a kubelet's; the node counts as gone after 40 s without one.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Pods that are written about at once.
 const CONCURRENCY: usize = 8;
-/// Beside the range of pods that have processes: nobody listens at these addresses.
-const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 246, 0, 1);
 
 /// What a pod must state to get there.
 pub fn pod_spec() -> Value {
@@ -91,7 +91,7 @@ async fn renew(client: &Client) {
 }
 
 async fn keep_pods(client: &Client) {
-    let next = AtomicU32::new(FIRST_ADDRESS.to_bits());
+    let next = AtomicU32::new(HOLLOW_RANGE.0.to_bits() + 1);
     let ours = watcher::Config::default().fields(&format!("spec.nodeName={NAME}"));
     watcher(Api::<Pod>::all(client.clone()), ours)
         .default_backoff()

@@ -93,7 +93,7 @@ impl Images {
         vllm.entrypoint.push("serve".into());
         images.insert(VLLM_CPU, vllm.clone());
         images.insert(VLLM, vllm);
-        for command in ["load", "handshakes"] {
+        for command in ["load", "handshakes", "engines"] {
             let mut image = Image::of("testbed", vec![word(testbed)]);
             image.entrypoint.push(command.into());
             images.insert(&format!("testbed/{command}"), image);

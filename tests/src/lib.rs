@@ -4,12 +4,13 @@
 //! from its inside), [`namespaces`] and [`pki`] (what it stands on); [`node`] with [`images`] and [`sandbox`] (pods as
 //! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated), [`pods`] (how it is told to be sick); [`addons`] (KEDA, Prometheus,
 //! metrics-server, the operator);
-//! [`by_hand`], [`demo`], [`bench_control`] with [`hollow`], and [`bench_abuse`] (the commands).
+//! [`by_hand`], [`demo`], [`bench_control`] and [`bench_scaler`] with [`hollow`], [`bench_abuse`] and [`availability`] (the commands).
 
 pub mod addons;
 pub mod availability;
 pub mod bench_abuse;
 pub mod bench_control;
+pub mod bench_scaler;
 pub mod by_hand;
 pub mod demo;
 pub mod engine;

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use testbed::plane::{enter, inside};
-use testbed::{availability, bench_abuse, bench_control, by_hand, demo, engine, load, parts, sandbox};
+use testbed::{
+    availability, bench_abuse, bench_control, bench_scaler, by_hand, demo, engine, load, parts, sandbox,
+};
 
 /// A Kubernetes control plane of your own, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -29,6 +31,8 @@ enum Command {
     BenchAvailability(availability::BenchAvailability),
     /// Hostile connections to the admission port: what they do to the API server's calls, and to memory.
     BenchAbuse(bench_abuse::BenchAbuse),
+    /// KEDA's external scaler: how fast beside Prometheus, and what hundreds of ScaledObjects cost.
+    BenchScaler(bench_scaler::BenchScaler),
     /// Builds the control plane's parts into the cache.
     Build,
     /// Starts a plane and leaves it running.
@@ -65,6 +69,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Idle vLLM servers, simulated, at many addresses.
+    #[command(hide = true)]
+    Engines(engine::many::Many),
     /// Load on an engine, by HTTP requests.
     #[command(hide = true)]
     Load(load::Load),
@@ -84,6 +91,8 @@ fn main() -> ExitCode {
         Command::BenchAvailability(bench) => availability::main(&bench),
         Command::BenchAbuse(bench) => bench_abuse::main(&bench),
         Command::BenchControl(bench) => bench_control::main(&bench),
+        Command::BenchScaler(bench) => bench_scaler::main(bench),
+        Command::Engines(many) => engine::many::main(&many),
         Command::Handshakes(handshakes) => availability::handshakes::main(&handshakes),
         Command::Load(load) => load::main(load),
         Command::Build => parts::Binaries::ensure().map(drop).map_err(Into::into),

@@ -20,6 +20,8 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 pub const SERVICE_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
 /// Every pod address lies in this range; each pod's address is routed to a network namespace of its own.
 pub const POD_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
+/// Pods without processes have addresses of this range, all of it local to the plane: what is to answer for them listens there.
+pub const HOLLOW_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 246, 0, 0), 16);
 /// Address of the one node, where the API server is reached too.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 245, 0, 1);
 /// What pods use as their gateway; link-local, so that it is in nobody's way.
@@ -154,15 +156,17 @@ pub async fn configure_network() -> Result<(), NamespaceError> {
     for address in [NODE_ADDRESS, GATEWAY_ADDRESS] {
         handle.address().add(index, address.into(), 32).execute().await?;
     }
-    let services = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(SERVICE_RANGE.0, SERVICE_RANGE.1)
-        .output_interface(index)
-        .table_id(LOCAL_TABLE)
-        .kind(RouteType::Local)
-        .scope(RouteScope::Host)
-        .protocol(RouteProtocol::Boot)
-        .build();
-    handle.route().add(services).execute().await?;
+    for (address, length) in [SERVICE_RANGE, HOLLOW_RANGE] {
+        let all = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(address, length)
+            .output_interface(index)
+            .table_id(LOCAL_TABLE)
+            .kind(RouteType::Local)
+            .scope(RouteScope::Host)
+            .protocol(RouteProtocol::Boot)
+            .build();
+        handle.route().add(all).execute().await?;
+    }
     connection.abort();
     Ok(())
 }

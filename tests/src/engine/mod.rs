@@ -4,7 +4,7 @@
 //! names. Generation takes time and yields filler words. Two environment variables set the pace:
 //! `SIM_TOKENS_PER_SECOND` (for each sequence; default 100) and `SIM_LOAD_SECONDS` (before it listens; default 0.2).
 //!
-//! Reading order: [`args`], [`scheduler`], [`api`], [`server`], [`capture`], [`metrics`], [`control`], [`burden`].
+//! Reading order: [`args`], [`scheduler`], [`api`], [`server`], [`capture`], [`metrics`], [`control`], [`burden`], [`many`].
 //!
 //! **Architecture invariant**: load is made by requests alone, and no count is set from outside, but through [`control`].
 
@@ -13,6 +13,7 @@ pub mod args;
 pub mod burden;
 pub mod capture;
 pub mod control;
+pub mod many;
 pub mod metrics;
 pub mod scheduler;
 pub mod server;

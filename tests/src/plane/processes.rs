@@ -2,7 +2,9 @@
 //!
 //! **Architecture invariant**: found by their PID namespace, so that those of another plane are never touched.
 
+use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,6 +14,25 @@ use super::owner::Plane;
 /// A process that runs on a plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process(Pid);
+
+/// What a process takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// Resident memory now, in KiB.
+    pub resident: u64,
+    /// Resident memory at most so far, in KiB.
+    pub peak: u64,
+    /// Time on a processor so far.
+    pub processor: Duration,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resident, peak, processor } = self;
+        let seconds = processor.as_secs_f64();
+        write!(f, "{} MiB, at most {} MiB; {seconds:.1} s of processor time", resident / 1024, peak / 1024)
+    }
+}
 
 impl Plane {
     /// The processes of programs of this name.
@@ -36,6 +57,25 @@ impl Process {
         std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// What it takes.
+    pub fn usage(self) -> anyhow::Result<Usage> {
+        let status = self.read("status")?;
+        let kib = |name: &str| {
+            field(&status, name)
+                .and_then(|text| text.parse().ok())
+                .with_context(|| format!("no {name} in {status}"))
+        };
+        let ticks = ticks(&self.read("stat")?).context("a process without times")?;
+        let processor = Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second());
+        Ok(Usage { resident: kib("VmRSS:")?, peak: kib("VmHWM:")?, processor })
+    }
+
+    /// How many files it has open, sockets among them.
+    pub fn files(self) -> std::io::Result<usize> {
+        let path = Path::new("/proc").join(self.0.as_raw_nonzero().to_string()).join("fd");
+        Ok(std::fs::read_dir(path)?.count())
+    }
+
     /// Sends it a signal.
     pub fn signal(self, signal: Signal) -> anyhow::Result<()> {
         kill_process(self.0, signal).with_context(|| format!("signalling process {:?}", self.0))
@@ -54,9 +94,21 @@ pub fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
 }
 
+/// Time on a processor, in the kernel and outside of it, as `/proc/<pid>/stat` has it.
+fn ticks(stat: &str) -> Option<u64> {
+    // The name may hold anything: fields count from behind it.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_from_behind_the_name() {
+        assert_eq!(ticks("7 (a) b) S 1 7 7 0 -1 4194560 9 0 0 0 30 12 0 0 20 0 1"), Some(42));
+    }
 
     #[test]
     fn fields_are_read_from_a_status() {
