@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use testbed::addons::SCALER_MANIFEST;
-use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
+use testbed::plane::{Output, Plane};
 
 use super::suite::{PATIENCE, get, kubectl, scaled_object};
 
@@ -56,11 +56,7 @@ async fn refused(plane: &Plane) -> anyhow::Result<()> {
     object["spec"]["triggers"] = json!([trigger]);
     eventually("such triggers are refused", Deadline::after(PATIENCE), || async {
         let create = kubectl(plane, "default", "create --dry-run=server -f -").stdin(object.to_string());
-        let told = create
-            .output()
-            .await
-            .and_then(|output| output.refused())
-            .map_err(|error| format!("{error:#}"))?;
+        let told = create.output().await.and_then(Output::refused).map_err(|error| format!("{error:#}"))?;
         let sentence = "to which KEDA has no certificate yet";
         if told.contains(sentence) && told.contains("apply deploy/keda.yaml") { Ok(()) } else { Err(told) }
     })

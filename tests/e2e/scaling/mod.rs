@@ -109,16 +109,21 @@ fn at_once() -> Value {
     }})
 }
 
-/// A trigger that the operator's own scaler answers.
-fn own(metadata: Value) -> Value {
-    let mut trigger = json!({"type": "external", "metadata": metadata});
-    trigger["metadata"]["scalerAddress"] = "vllm-operator-scaler.vllm-operator-system.svc:443".into();
+/// A trigger that the operator's own scaler answers, with these values of its metadata.
+fn own(stated: &[(&str, &str)]) -> Value {
+    let mut trigger = json!({
+        "type": "external",
+        "metadata": {"scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:443"},
+    });
+    for (key, value) in stated {
+        trigger["metadata"][key] = json!(value);
+    }
     trigger
 }
 
 /// A trigger on the requests that wait: more than 10 for a replica want another.
 fn queue() -> Value {
-    own(json!({"signal": "queue", "targetValue": "10"}))
+    own(&[("signal", "queue"), ("targetValue", "10")])
 }
 
 /// An engine at which so many requests wait.

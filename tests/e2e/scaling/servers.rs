@@ -15,25 +15,21 @@ pub async fn each_signal(plane: &Plane) -> anyhow::Result<()> {
     let slow = Control { models_delay_ms: 400, ..Control::default() };
     let signals = [
         signal("scaling-queue", queue(), Busy::First(waiting(100))),
-        signal(
-            "scaling-running",
-            own(json!({"signal": "running", "targetValue": "10"})),
-            Busy::First(running),
-        ),
+        signal("scaling-running", own(&[("signal", "running"), ("targetValue", "10")]), Busy::First(running)),
         signal(
             "scaling-kv-cache",
-            own(json!({"signal": "kv-cache", "targetValue": "20"})),
+            own(&[("signal", "kv-cache"), ("targetValue", "20")]),
             Busy::First(cache.clone()),
         ),
         // Both of its parts have a say, and the other one does not stand in the way.
         signal(
             "scaling-combined",
-            own(json!({"signal": "combined", "queueTarget": "10", "kvCacheTarget": "20"})),
+            own(&[("signal", "combined"), ("queueTarget", "10"), ("kvCacheTarget", "20")]),
             Busy::First(cache),
         ),
         signal(
             "scaling-response-time",
-            own(json!({"signal": "response-time", "targetValue": "100"})),
+            own(&[("signal", "response-time"), ("targetValue", "100")]),
             Busy::Each(slow),
         ),
     ];

@@ -21,9 +21,6 @@ use crate::addons;
 use crate::parts::operator_binary;
 use crate::plane::{Plane, PlaneOptions};
 
-/// The HPA controller's period in a cluster.
-const PERIOD_OF_CLUSTERS: Duration = Duration::from_secs(15);
-
 /// Options of `bench-scaler`.
 #[derive(Clone, Debug, Args)]
 pub struct BenchScaler {
@@ -50,8 +47,8 @@ pub fn main(bench: BenchScaler) -> anyhow::Result<()> {
         for part in parts {
             let period = match part {
                 Part::Latency(_) => None,
-                // As often as HPAs ask in a cluster, so that the figures hold there.
-                Part::Many(_) => Some(PERIOD_OF_CLUSTERS),
+                // Three times as often as in most clusters.
+                Part::Many(_) => Some(many::POLLING),
             };
             let plane = start(std::env::current_exe()?, period).await?;
             match part {

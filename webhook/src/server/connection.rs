@@ -16,6 +16,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
@@ -155,7 +156,7 @@ where
         }
     });
     let http = pin!(
-        hyper::server::conn::http1::Builder::new()
+        http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.idle)
             .max_buf_size(BUFFER)
@@ -163,7 +164,7 @@ where
     );
     // Safe to cancel: what is dropped is the connection.
     tokio::select! {
-        () = until_gone(http, connection, limits.drain, |http| http.graceful_shutdown()) => {}
+        () = until_gone(http, connection, limits.drain, http1::Connection::graceful_shutdown) => {}
         () = reading.overdue(HEADER, limits.header) => {
             debug!("connection closed: a request's header did not come in time");
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -43,7 +44,7 @@ where
         }
     });
     let http = pin!(
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
             .keep_alive_timeout(limits.answer)
@@ -55,7 +56,7 @@ where
             .serve_connection(TokioIo::new(stream), service)
     );
     // The peer is told which was the last request that is answered, and sends the rest elsewhere.
-    until_gone(http, connection, limits.drain, |http| http.graceful_shutdown()).await;
+    until_gone(http, connection, limits.drain, http2::Connection::graceful_shutdown).await;
 }
 
 /// The requests of one connection.
