@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::plane::Plane;
 use crate::plane::wait::{Deadline, eventually};
@@ -154,10 +154,48 @@ async fn replicas_and_endpoints(plane: &Plane) -> anyhow::Result<[usize; 4]> {
     Ok([wanted.try_into()?, pods["items"].as_array().map_or(0, Vec::len), endpoints.len(), ready])
 }
 
-/// Lets KEDA call the operator's scaler, and waits until it can.
+/// Lets KEDA call the operator's scaler, and waits until every replica takes triggers for it: each looks by itself.
 pub async fn introduce_scaler(plane: &Plane) -> anyhow::Result<()> {
     plane.kubectl(&["apply", "-f", SCALER_MANIFEST]).ok().await?;
-    wait(plane, "keda", &["secret/vllm-operator-scaler", r"--for=jsonpath={.data.tls\.crt}"]).await
+    let review = json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "u", "operation": "CREATE", "namespace": "default", "name": "x",
+            "kind": {"group": "keda.sh", "version": "v1alpha1", "kind": "ScaledObject"},
+            "resource": {"group": "keda.sh", "version": "v1alpha1", "resource": "scaledobjects"},
+            "userInfo": {"username": "admin"},
+            "object": {
+                "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject",
+                "metadata": {"name": "x", "namespace": "default"},
+                "spec": {
+                    "scaleTargetRef": {
+                        "apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": "x",
+                    },
+                    "triggers": [{"type": "external", "metadata": {
+                        "scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:443",
+                        "signal": "queue", "targetValue": "1",
+                    }}],
+                },
+            },
+        },
+    })
+    .to_string();
+    eventually("every replica takes triggers for the scaler", Deadline::after(PATIENCE), || async {
+        let look = async {
+            let names = ["get", "pods", "-n", OPERATOR, "-l", "app.kubernetes.io/name=vllm-operator", "-o"];
+            let names = plane.kubectl(&[&names[..], &["jsonpath={.items[*].metadata.name}"]].concat());
+            for pod in names.ok().await?.split_whitespace() {
+                let path =
+                    format!("/api/v1/namespaces/{OPERATOR}/pods/https:{pod}:9443/proxy/mutate/scaledobjects");
+                let answer = plane.kubectl(&["create", "--raw", &path, "-f", "-"]).stdin(review.clone());
+                let answer: Value = serde_json::from_str(&answer.ok().await?)?;
+                anyhow::ensure!(answer["response"]["allowed"] == true, "{pod}: {answer}");
+            }
+            Ok(())
+        };
+        look.await.map_err(|error: anyhow::Error| format!("{error:#}"))
+    })
+    .await
 }
 
 /// Wants so many replicas of the operator, and waits until they are ready.

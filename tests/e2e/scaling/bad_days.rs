@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::json;
-use testbed::addons::{scale_operator, wait_for_operator};
+use testbed::addons::{introduce_scaler, scale_operator, wait_for_operator};
 use testbed::plane::Plane;
 use tokio::time::timeout;
 
@@ -19,6 +19,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// One of three replicas gone, all started anew, certificates rotated, and nobody to be reached for a minute.
 pub async fn scale_nothing(plane: &Plane) -> anyhow::Result<()> {
     scale_operator(plane, 3).await?;
+    introduce_scaler(plane).await?;
     let signal = Signal {
         namespace: "scaling-bad-days",
         spec: "",
