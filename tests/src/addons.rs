@@ -9,6 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::http::Request;
+use axum::http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
 use crate::plane::Plane;
@@ -178,8 +180,8 @@ pub async fn introduce_scaler(plane: &Plane) -> anyhow::Result<()> {
                 },
             },
         },
-    })
-    .to_string();
+    });
+    let client = plane.client().await?;
     eventually("every replica takes triggers for the scaler", Deadline::after(PATIENCE), || async {
         let look = async {
             let names = ["get", "pods", "-n", OPERATOR, "-l", "app.kubernetes.io/name=vllm-operator", "-o"];
@@ -187,8 +189,8 @@ pub async fn introduce_scaler(plane: &Plane) -> anyhow::Result<()> {
             for pod in names.ok().await?.split_whitespace() {
                 let path =
                     format!("/api/v1/namespaces/{OPERATOR}/pods/https:{pod}:9443/proxy/mutate/scaledobjects");
-                let answer = plane.kubectl(&["create", "--raw", &path, "-f", "-"]).stdin(review.clone());
-                let answer: Value = serde_json::from_str(&answer.ok().await?)?;
+                let request = Request::post(path).header(CONTENT_TYPE, "application/json");
+                let answer: Value = client.request(request.body(serde_json::to_vec(&review)?)?).await?;
                 anyhow::ensure!(answer["response"]["allowed"] == true, "{pod}: {answer}");
             }
             Ok(())
