@@ -119,6 +119,8 @@ pub enum ScalerMode {
 /// How log lines look.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    Auto,
     /// One JSON object a line.
     Json,
     /// For people.
@@ -278,7 +280,7 @@ pub struct RunArgs {
     pub lease_retry_period: Duration,
 
     /// How log lines look.
-    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
 }
 

@@ -25,15 +25,17 @@ use tower::retry::RetryLayer;
 use tower::{BoxError, Layer, Service, ServiceExt as _};
 
 use crate::pace::{self, RETRY};
+use crate::telemetry::Calls;
 
 /// Requests that wait for their turn, as many as in kube's own client.
 pub const BUFFER: usize = 1024;
 
 /// A client that repeats at our pace what was turned away, and whose watches go on as they should.
-pub fn client(mut config: Config) -> kube::Result<Client> {
+pub fn client(mut config: Config, calls: &Calls) -> kube::Result<Client> {
     // kube would do so at its own pace.
     config.default_retry = false;
     let client = ClientBuilder::try_from(config)?
+        .with_layer(calls)
         .with_layer(&BufferLayer::new(BUFFER))
         .with_layer(&RetryLayer::new(pace::repeats()))
         .with_layer(&Resume::default())

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use webhook::review::Request;
 use webhook::verify::{Call, verify};
 
-use super::{Admission, OwnScaler, Phase};
+use super::{Admission, OwnScaler, Phase, Repeats};
 use crate::policy::{Bounds, Mode, Scaler};
 use crate::world::live::Live;
 use crate::world::{Attachment, Cluster, Key};
@@ -145,6 +145,7 @@ impl Fixture {
             mode: Mode::Deny,
             scaler: OwnScaler::usual(),
             metrics: Arc::default(),
+            repeats: Repeats::default(),
         };
         Self { admission, script }
     }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use webhook::review::Request;
 use webhook::verify::{Call, verify};
 
-use super::{Admission, OwnScaler, Phase};
+use super::{Admission, OwnScaler, Phase, Repeats};
 use crate::api::names::{API_VERSION, GROUP, KIND, PLURAL, VERSION};
 use crate::policy::Mode;
 use crate::world::live::Live;
@@ -153,6 +153,7 @@ impl Plane {
             mode: Mode::Deny,
             scaler: OwnScaler::usual(),
             metrics: Arc::default(),
+            repeats: Repeats::default(),
         };
         Self { admission }
     }

@@ -10,6 +10,7 @@ mod claim;
 mod cluster;
 mod external;
 mod hpa;
+mod repeats;
 mod scale;
 mod scaled_object;
 mod workload;
@@ -17,7 +18,7 @@ mod workload;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use json_patch::{AddOperation, PatchOperation};
 use serde::Deserialize;
@@ -35,6 +36,7 @@ use crate::world::World;
 use crate::world::live::{Live, LiveError};
 
 pub use external::OwnScaler;
+pub use repeats::Repeats;
 
 /// Which of the two webhooks of a resource is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct Admission {
     pub scaler: OwnScaler,
     /// What was answered.
     pub metrics: Arc<Metrics>,
+    /// What was refused lately.
+    pub repeats: Repeats,
 }
 
 /// One of the two webhooks, as a route serves it.
@@ -109,19 +113,35 @@ pub enum Unjudged {
     Object(&'static str),
 }
 
+impl Unjudged {
+    /// Its kind, as a metric tells it.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Live(LiveError::Rate(_)) => "too-many-live-reads",
+            Self::Live(_) => "live-read",
+            Self::Resource(_) => "unknown-resource",
+            Self::Object(_) => "unreadable-review",
+        }
+    }
+}
+
 impl Admission {
     /// Answers one review. Never refuses what it cannot read for its own lack: such a review fails with 500.
     pub async fn review(&self, phase: Phase, request: &Request<'_>) -> Response {
+        let begun = Instant::now();
         let resource = &request.resource;
         let answers = match (&*resource.group, &*resource.resource, &*request.sub_resource) {
-            (GROUP, PLURAL, "scale") => &self.metrics.scale,
-            (KEDA_GROUP, "scaledobjects", "") => &self.metrics.scaled_object,
-            ("autoscaling", "horizontalpodautoscalers", "") => &self.metrics.hpa,
-            _ => &self.metrics.cluster,
+            (GROUP, PLURAL, "scale") => &self.metrics.admission.scale,
+            (KEDA_GROUP, "scaledobjects", "") => &self.metrics.admission.scaled_object,
+            ("autoscaling", "horizontalpodautoscalers", "") => &self.metrics.admission.hpa,
+            _ => &self.metrics.admission.cluster,
         };
         let of_namespace = self.world.mode(&request.namespace).filter(|_| Clause::ModeOfNamespace.in_force());
         let mode = of_namespace.unwrap_or(self.mode);
-        respond(phase, request, answers, mode, self.judge(phase, request).await)
+        let judged = self.judge(phase, request).await;
+        let response = respond(phase, request, answers, &self.repeats, mode, judged);
+        answers.took(phase).observe(begun.elapsed().as_secs_f64());
+        response
     }
 
     /// What the policy says of one write, before the mode and the form of an answer.
@@ -166,13 +186,14 @@ fn respond(
     phase: Phase,
     request: &Request<'_>,
     answers: &Answers,
+    repeats: &Repeats,
     mode: Mode,
     judged: Result<Outcome, Unjudged>,
 ) -> Response {
     let mut outcome = match judged {
         Ok(outcome) => outcome,
         Err(error) => {
-            answers.failed.inc();
+            answers.failed(phase, error.reason()).inc();
             return match error {
                 Unjudged::Live(LiveError::Rate(_)) => Response::busy(error.to_string(), RETRY_AFTER_SECONDS),
                 Unjudged::Live(_) | Unjudged::Resource(_) | Unjudged::Object(_) => {
@@ -193,7 +214,9 @@ fn respond(
     }
     let warnings = outcome.warnings.iter().map(ToString::to_string);
     if !outcome.allowed() {
-        answers.denied.inc();
+        // There is one, or it were allowed.
+        let rule = outcome.refusals.first().map_or("", |finding| finding.rule.as_str());
+        answers.denied(phase, rule).inc();
         let metadata = part::<Named<'_>>(request.object, "object").unwrap_or_default().metadata;
         let name = if request.name.is_empty() { &*metadata.name } else { &*request.name };
         let called = Name::new(name, &metadata.generate_name);
@@ -203,13 +226,11 @@ fn respond(
             _ => (GROUP, KIND),
         };
         let findings = outcome.message();
-        info!(
-            namespace = &*request.namespace,
-            name,
-            user = &*request.user.username,
-            findings = &findings[..findings.floor_char_boundary(LOGGED)],
-            "refused"
-        );
+        let (namespace, user) = (&*request.namespace, &*request.user.username);
+        let findings_told = &findings[..findings.floor_char_boundary(LOGGED)];
+        if let Some(repeated) = repeats.tell([namespace, name, user, findings_told], Instant::now()) {
+            info!(namespace, name, kind, user, repeated, findings = findings_told, "refused");
+        }
         return Response::deny(Denial {
             // `kubectl` prints it before the causes: what a name begins with is better than none.
             name: if name.is_empty() { metadata.generate_name.to_string() } else { name.to_owned() },
@@ -224,7 +245,7 @@ fn respond(
         })
         .warnings(warnings);
     }
-    answers.allowed.inc();
+    answers.allowed(phase).inc();
     let mut response = Response::allow().warnings(warnings);
     if let (Some(from), Some(to)) = (outcome.clamped_from, outcome.replicas) {
         response = response.audit_annotation("scale-clamped", format!("from {from} to {to}"));

@@ -48,7 +48,7 @@ impl Admission {
             outcome.warnings.clear();
         }
         if let (Some(from), Some(to)) = (outcome.clamped_from, outcome.replicas) {
-            self.metrics.clamped.inc();
+            self.metrics.admission.clamped.inc();
             info!(
                 namespace,
                 name,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::fixture::{Fixture, Reply, recorded, review};
 use super::*;
-use crate::policy::Bounds;
+use crate::policy::{Bounds, Rule};
 use crate::world::{Cluster, Key};
 
 fn patch(response: &Value) -> Value {
@@ -23,12 +23,17 @@ fn set_replicas(replicas: i32) -> Value {
 const UP_TO_FIVE: Bounds = Bounds { min: None, max: Some(5) };
 
 #[rstest]
-#[case::to_zero(recorded::SCALE_5_TO_0, "spec.replicas: 0 is below the minimum 1")]
-#[case::above(recorded::SCALE_5_TO_9, "spec.replicas: 9 is above the maximum 5 (spec.maxReplicas")]
+#[case::to_zero(recorded::SCALE_5_TO_0, "spec.replicas: 0 is below the minimum 1", Rule::CountBelowOne)]
+#[case::above(
+    recorded::SCALE_5_TO_9,
+    "spec.replicas: 9 is above the maximum 5 (spec.maxReplicas",
+    Rule::CountAboveMaximum
+)]
 #[tokio::test]
 async fn a_scale_outside_the_bounds_is_refused_from_what_is_known(
     #[case] line: usize,
     #[case] says: &str,
+    #[case] rule: Rule,
     #[values(Phase::Mutating, Phase::Validating)] phase: Phase,
 ) {
     let fixture = Fixture::empty().knows("over", "655", UP_TO_FIVE);
@@ -45,7 +50,7 @@ async fn a_scale_outside_the_bounds_is_refused_from_what_is_known(
         (&json!("VLLMCluster"), &json!("over"))
     );
     assert_eq!(fixture.asked(), Vec::<String>::new());
-    assert_eq!(fixture.admission.metrics.scale.denied.get(), 1);
+    assert_eq!(fixture.admission.metrics.admission.scale.denied(phase, rule.as_str()).get(), 1);
 }
 
 #[tokio::test]
@@ -94,7 +99,7 @@ async fn a_failed_look_up_says_try_again() {
     let response = fixture.answer(Phase::Mutating, &review(recorded::SCALE_5_TO_9)).await;
     assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(500)));
     assert!(response["status"]["message"].as_str().unwrap().ends_with("try again"), "{response}");
-    assert_eq!(fixture.admission.metrics.scale.failed.get(), 1);
+    assert_eq!(fixture.admission.metrics.admission.scale.failed(Phase::Mutating, "live-read").get(), 1);
 }
 
 #[rstest]
@@ -116,7 +121,7 @@ async fn an_autoscaler_is_never_refused(
     assert_eq!(response["allowed"], true, "{response}");
     assert_eq!(patch(&response), expected);
     assert_eq!(response["auditAnnotations"].is_object(), !expected.is_null());
-    assert_eq!(fixture.admission.metrics.clamped.get(), u64::from(!expected.is_null()));
+    assert_eq!(fixture.admission.metrics.admission.clamped.get(), u64::from(!expected.is_null()));
     let response = fixture.answer(Phase::Validating, &recorded).await;
     assert_eq!((&response["allowed"], patch(&response)), (&json!(true), Value::Null));
 }
@@ -274,7 +279,16 @@ async fn a_refused_scaled_object_was_judged_by_what_is_live() {
     let response = fixture.answer(Phase::Validating, &review).await;
     assert_eq!(response["status"]["details"]["kind"], "ScaledObject", "{response}");
     assert!(response["status"]["message"].as_str().unwrap().contains("no count in common"), "{response}");
-    assert_eq!(fixture.admission.metrics.scaled_object.denied.get(), 1);
+    assert_eq!(
+        fixture
+            .admission
+            .metrics
+            .admission
+            .scaled_object
+            .denied(Phase::Validating, Rule::ScalerOutsideBounds.as_str())
+            .get(),
+        1
+    );
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use axum::Router;
 use certs::rotation::Policy;
 use jiff::Timestamp;
+use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -25,13 +26,13 @@ use tracing::{info, warn};
 use webhook::handler::reviews;
 use webhook::server::{Limits, Protocol, Stop, Transport, serve, tls_config};
 
-use crate::admit::{Admission, Endpoint, OwnScaler, Phase};
+use crate::admit::{Admission, Endpoint, OwnScaler, Phase, Repeats};
 use crate::api::names::SCALER_CLIENT;
 use crate::args::RunArgs;
 use crate::certificates::clients::ClientFile;
 use crate::certificates::{self, CertificateSettings, Certificates, Source};
 use crate::leader::{self, Candidate, Fence, LeaseApi, TermError, fenced_client};
-use crate::telemetry::{Metrics, start_logging};
+use crate::telemetry::{Calls, ControllerMetrics, Metrics, start_logging};
 use crate::world::World;
 use crate::world::live::Live;
 use crate::world::watch::Synced;
@@ -59,10 +60,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .ok()
         .context("another TLS provider was installed before ring")?;
     let fence = Fence::default();
-    let Clients { client, leaders: leaders_client, without_retry: client_without_retry } =
-        clients(&fence).await?;
-
     let metrics = Arc::new(Metrics::default());
+    let Clients { client, leaders: leaders_client, without_retry: client_without_retry } =
+        clients(&fence, &metrics.calls).await?;
     let world = Arc::new(World::default());
     let resolver = Arc::new(certs::Resolver::default());
     let (synced, synced_seen) = watch::channel(Synced::default());
@@ -78,6 +78,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let scaler_clients = Arc::new(certs::Clients::none_yet(vec![SCALER_CLIENT.to_owned()]));
     let scaler_port = ScalerPort::bind(&args, &resolver, &scaler_clients).await?;
     let certificate_metrics = metrics.certificates.clone();
+    let (controller_metrics, scaler_metrics) = (metrics.controller.clone(), metrics.scaler.clone());
     let health = Health {
         synced: synced_seen,
         bundle: bundle_seen,
@@ -85,7 +86,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
     };
     let candidate = candidate(&args, lease_settings, fence, [&client_without_retry, &client], &metrics);
-    let live = Live::counting(client_without_retry, metrics.live_reads.clone());
+    let live = Live::counting(client_without_retry, metrics.admission.live_reads.clone());
     let admission = Arc::new(Admission {
         world: Arc::clone(&world),
         live: live.clone(),
@@ -94,6 +95,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         mode: args.admission_mode,
         scaler: own_scaler(&args, published_seen),
         metrics,
+        repeats: Repeats::default(),
     });
     let clients = ClientFile::open(args.client_ca_file.as_deref(), &args.client_names)?;
     let verifier = clients.as_ref().map(|file| file.clients() as _);
@@ -116,10 +118,17 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         own_time: Box::new(Timestamp::now),
         metrics: certificate_metrics,
     }));
-    let routes = crate::scaler::routes(Arc::clone(&world), live);
+    let routes = crate::scaler::routes(Arc::clone(&world), live, &scaler_metrics);
     let scaler = scaler_port.map(|port| port.serve(routes, limits, stop.clone()));
-    let mut leadership =
-        tokio::spawn(lead(candidate, leaders_client, world, listed, leading, stopping.clone()));
+    let mut leadership = tokio::spawn(lead(
+        candidate,
+        leaders_client,
+        world,
+        controller_metrics,
+        listed,
+        leading,
+        stopping.clone(),
+    ));
     let client_file = tokio::spawn(async move {
         match clients {
             Some(file) => file.follow().await,
@@ -192,15 +201,16 @@ struct Clients {
     without_retry: Client,
 }
 
-async fn clients(fence: &Fence) -> anyhow::Result<Clients> {
+async fn clients(fence: &Fence, calls: &Calls) -> anyhow::Result<Clients> {
     let mut config =
         Config::infer().await.context("no kubeconfig and no service account to reach the API server with")?;
     config.read_timeout = Some(pace::READ_TIMEOUT);
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    let client = resume::client(config.clone())?;
-    let leaders = fenced_client(config.clone(), fence)?;
+    let client = resume::client(config.clone(), calls)?;
+    let leaders = fenced_client(config.clone(), fence, calls)?;
     config.default_retry = false;
-    Ok(Clients { client, leaders, without_retry: Client::try_from(config)? })
+    let without_retry = ClientBuilder::try_from(config)?.with_layer(calls).build();
+    Ok(Clients { client, leaders, without_retry })
 }
 
 /// Reconciles whenever this replica leads, and tells `leading` of it.
@@ -208,6 +218,7 @@ async fn lead(
     candidate: Candidate<LeaseApi>,
     client: Client,
     world: Arc<World>,
+    metrics: ControllerMetrics,
     mut listed: watch::Receiver<Synced>,
     leading: watch::Sender<bool>,
     stopping: CancellationToken,
@@ -221,7 +232,8 @@ async fn lead(
     let lead = |ending| {
         let term = Term::begin(&leading);
         // All clusters are looked at when a term begins, so only what changes from here on is to be told.
-        let work = controller::run(client.clone(), Arc::clone(&world), world.listen(), ending);
+        let work =
+            controller::run(client.clone(), Arc::clone(&world), world.listen(), metrics.clone(), ending);
         async move {
             work.await;
             drop(term);

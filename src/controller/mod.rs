@@ -18,7 +18,7 @@ mod status;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -36,13 +36,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::api::names::{
-    API_VERSION, KIND, LABEL_CLUSTER, LABEL_MANAGED_BY, OPERATOR, SCALED_OBJECT_KIND, selector_of_all,
+    API_VERSION, CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED, KIND, LABEL_CLUSTER,
+    LABEL_MANAGED_BY, OPERATOR, SCALED_OBJECT_KIND, selector_of_all,
 };
 use crate::api::{AutoscalingStatus, VLLMCluster, VLLMClusterSpec, VLLMClusterStatus};
 use crate::objects::{InvalidCluster, ValidatedCluster};
 use crate::pace::{self, Steady};
 use crate::policy::cluster::Spec;
 use crate::policy::{self, Bounds, Scaler};
+use crate::telemetry::{ControllerMetrics, Figures, State};
 use crate::world::{ForeignHpa, Key, Leaving, Target, World};
 
 use apply::{Outcome, apply, write_status};
@@ -194,14 +196,15 @@ struct Context {
     client: Client,
     recorder: Recorder,
     world: Arc<World>,
+    metrics: ControllerMetrics,
     /// Failures in a row, by namespace and name.
     failures: Mutex<HashMap<(String, String), u32>>,
 }
 
 impl Context {
-    fn new(client: Client, world: Arc<World>) -> Self {
+    fn new(client: Client, world: Arc<World>, metrics: ControllerMetrics) -> Self {
         let recorder = Recorder::new(client.clone(), OPERATOR.into());
-        Self { client, recorder, world, failures: Mutex::default() }
+        Self { client, recorder, world, metrics, failures: Mutex::default() }
     }
 
     fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), u32>> {
@@ -216,6 +219,7 @@ pub async fn run(
     client: Client,
     world: Arc<World>,
     changed: UnboundedReceiver<Key>,
+    metrics: ControllerMetrics,
     shutdown: CancellationToken,
 ) {
     let changed = futures::stream::unfold(changed, |mut changed| async {
@@ -228,7 +232,7 @@ pub async fn run(
     let servers = pace::watching().labels(&selector_of_all());
     // A pod that is refused leaves nothing behind but an event, which comes after the count that lacks it.
     let refusals = pace::watching().fields("reason=FailedCreate,involvedObject.kind=StatefulSet");
-    let context = Arc::new(Context::new(client.clone(), world));
+    let context = Arc::new(Context::new(client.clone(), world, metrics));
     Controller::new(clusters, pace::watching())
         .watches(Api::<PartialObjectMeta<StatefulSet>>::all(client.clone()), ours.clone(), |set| {
             clusters_of(&set.metadata)
@@ -255,12 +259,15 @@ pub async fn run(
             if let Err(error) = result {
                 debug!(%error, "reconciliation");
                 if let controller::Error::ObjectNotFound(gone) = error {
-                    context.failures().remove(&(gone.namespace.unwrap_or_default(), gone.name));
+                    let namespace = gone.namespace.unwrap_or_default();
+                    context.metrics.gone(&namespace, &gone.name);
+                    context.failures().remove(&(namespace, gone.name));
                 }
             }
             std::future::ready(())
         })
         .await;
+    context.metrics.resigned();
 }
 
 /// The clusters that an object of ours concerns: the one that owns it, and the one that its label names. Usually
@@ -279,13 +286,20 @@ async fn reconcile(
     cluster: Arc<DeserializeGuard<VLLMCluster>>,
     context: Arc<Context>,
 ) -> Result<Action, Retry> {
+    let begun = Instant::now();
+    let ended = reconcile_any(&cluster, &context).await;
+    context.metrics.reconciled(ended.is_ok(), begun.elapsed());
+    ended
+}
+
+async fn reconcile_any(cluster: &DeserializeGuard<VLLMCluster>, context: &Context) -> Result<Action, Retry> {
     let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let action = match &cluster.0 {
-        Ok(cluster) => reconcile_readable(&context, cluster, Timestamp::now()).await?,
+        Ok(cluster) => reconcile_readable(context, cluster, Timestamp::now()).await?,
         Err(invalid) => {
             let (namespace, name) = (key.0.as_str(), key.1.as_str());
             warn!(namespace, name, error = invalid.error, "VLLMCluster cannot be read and is left alone");
-            report_unreadable(&context, &invalid.metadata, &invalid.error).await?;
+            report_unreadable(context, &invalid.metadata, &invalid.error).await?;
             Action::await_change()
         }
     };
@@ -327,8 +341,37 @@ async fn reconcile_readable(
             return Err(Retry { why: invalid.to_string(), pace: Pace::Soon });
         }
     };
+    context.metrics.seen(
+        cluster.metadata.namespace.as_deref().unwrap_or_default(),
+        cluster.metadata.name.as_deref().unwrap_or_default(),
+        figures(&cluster.spec, &after),
+    );
     report(context, &cluster.metadata, cluster.status.as_ref(), &after).await?;
     action
+}
+
+/// What metrics tell of a cluster.
+fn figures(spec: &VLLMClusterSpec, status: &VLLMClusterStatus) -> Figures {
+    let holds = |kind: &str| {
+        status.conditions.iter().any(|condition| condition.type_ == kind && condition.status == "True")
+    };
+    let (min, max) = match &status.autoscaling {
+        Some(driver) => (driver.min_replicas, Some(driver.max_replicas)),
+        None => (spec.min_replicas.unwrap_or(1), spec.max_replicas),
+    };
+    Figures {
+        desired: spec.replicas.unwrap_or_default(),
+        ready: status.ready_replicas,
+        min,
+        max,
+        state: if holds(CONDITION_STALLED) {
+            State::Stalled
+        } else if holds(CONDITION_RECONCILING) || !holds(CONDITION_READY) {
+            State::Reconciling
+        } else {
+            State::Ready
+        },
+    }
 }
 
 /// Writes what differs of a status, and tells of it.

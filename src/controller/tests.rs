@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::objects::fixture::cluster;
+use crate::telemetry::Metrics;
 use crate::world::Attachment;
 
 const SET: &str = "/apis/apps/v1/namespaces/t/statefulsets/my-cluster";
@@ -40,7 +41,7 @@ struct Server {
 
 impl Server {
     fn context(&self) -> Context {
-        Context::new(self.client(), Arc::default())
+        Context::new(self.client(), Arc::default(), Metrics::default().controller)
     }
 
     fn client(&self) -> Client {

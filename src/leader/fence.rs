@@ -18,6 +18,7 @@ use tower::{BoxError, Layer, Service};
 
 use crate::pace;
 use crate::resume::{BUFFER, Resume};
+use crate::telemetry::Calls;
 
 /// Open for as long as this process leads. Clones are one fence.
 #[derive(Clone, Debug, Default)]
@@ -44,10 +45,11 @@ impl Fence {
 }
 
 /// A client for what is done under the lease: it makes no request, and repeats none, once the fence is closed.
-pub fn fenced_client(mut config: Config, fence: &Fence) -> kube::Result<Client> {
+pub fn fenced_client(mut config: Config, fence: &Fence, calls: &Calls) -> kube::Result<Client> {
     // kube would repeat a request behind the fence.
     config.default_retry = false;
     let client = ClientBuilder::try_from(config)?
+        .with_layer(calls)
         .with_layer(fence)
         .with_layer(&BufferLayer::new(BUFFER))
         .with_layer(&RetryLayer::new(pace::repeats()))

@@ -28,6 +28,19 @@ pub enum Fault {
     Garbage(&'static str),
 }
 
+impl Fault {
+    /// Its kind, as a metric tells it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::NotReady => "not-ready",
+            Self::Unreachable(_) => "unreachable",
+            Self::Slow(_) => "slow",
+            Self::Status(_) => "status",
+            Self::Garbage(_) => "garbage",
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

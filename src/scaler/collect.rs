@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::telemetry::ScalerMetrics;
 use crate::world::Key;
 use crate::world::servers::Server;
 
@@ -76,12 +77,7 @@ impl Fleet {
 pub struct Collector {
     clusters: std::sync::Mutex<Known>,
     permits: Semaphore,
-}
-
-impl Default for Collector {
-    fn default() -> Self {
-        Self { clusters: std::sync::Mutex::default(), permits: Semaphore::new(AT_ONCE) }
-    }
+    metrics: ScalerMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +107,11 @@ struct Round<T> {
 type Rounds = VecDeque<Round<Duration>>;
 
 impl Collector {
+    /// Nothing is known yet.
+    pub fn new(metrics: ScalerMetrics) -> Self {
+        Self { clusters: std::sync::Mutex::default(), permits: Semaphore::new(AT_ONCE), metrics }
+    }
+
     /// What the servers of a cluster say, as far as a trigger needs it.
     pub async fn readings(&self, key: &Key, fleet: &Fleet, trigger: &Trigger) -> Readings {
         let gathered = self.gathered(key);
@@ -187,7 +188,9 @@ impl Collector {
         let one = async |address| {
             // It is never closed.
             let _permit = self.permits.acquire().await;
-            ask(address).await
+            let word = ask(address).await;
+            self.metrics.probed(word.as_ref().err().map_or("answered", Fault::kind));
+            word
         };
         iter(fleet.targets()).map(one).buffer_unordered(OF_ONE).collect().await
     }

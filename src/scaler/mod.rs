@@ -15,6 +15,7 @@ use std::sync::Arc;
 use axum::Router;
 use tonic::service::Routes;
 
+use crate::telemetry::ScalerMetrics;
 use crate::world::World;
 use crate::world::live::Live;
 
@@ -35,8 +36,8 @@ pub mod protocol {
 const LONGEST: usize = 64 << 10;
 
 /// The service, as a listener of HTTP/2 serves it.
-pub fn routes(world: Arc<World>, live: Live) -> Router {
-    let service = service::Service::new(world, live);
+pub fn routes(world: Arc<World>, live: Live, metrics: &ScalerMetrics) -> Router {
+    let service = service::Service::new(world, live, metrics);
     let server = protocol::external_scaler_server::ExternalScalerServer::new(service);
     Routes::new(server.max_decoding_message_size(LONGEST)).prepare().into_axum_router()
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
+use crate::telemetry::ScalerMetrics;
 use crate::world::live::{Live, LiveError};
 use crate::world::{Cluster, Key, World};
 
@@ -31,15 +32,25 @@ pub struct Service {
     world: Arc<World>,
     live: Live,
     collector: Collector,
+    metrics: ScalerMetrics,
 }
 
 impl Service {
     /// Answers from what is known, and for what is not known yet from what is read live.
-    pub fn new(world: Arc<World>, live: Live) -> Self {
-        Self { world, live, collector: Collector::default() }
+    pub fn new(world: Arc<World>, live: Live, metrics: &ScalerMetrics) -> Self {
+        Self { world, live, collector: Collector::new(metrics.clone()), metrics: metrics.clone() }
     }
 
     async fn answer(&self, reference: &ScaledObjectRef) -> Result<Answer, Status> {
+        let answered = self.answer_to(reference).await;
+        match &answered {
+            Ok((signal, answer)) => self.metrics.answered(signal, answer.held),
+            Err(_) => self.metrics.refused(),
+        }
+        answered.map(|(_, answer)| answer)
+    }
+
+    async fn answer_to(&self, reference: &ScaledObjectRef) -> Result<(&'static str, Answer), Status> {
         let trigger = trigger(reference)?;
         let ScaledObjectRef { name, namespace, .. } = reference;
         let cluster = self.cluster_of(namespace, name).await?;
@@ -49,7 +60,7 @@ impl Service {
             // There is nothing to be scaled; the least of what is there keeps everything as it is.
             None => Readings { replicas: 1, absent: 1, ..Readings::default() },
         };
-        Ok(answer(&trigger, &readings))
+        Ok((trigger.measure.name(), answer(&trigger, &readings)))
     }
 
     /// The cluster that a ScaledObject drives.

@@ -20,6 +20,7 @@ use super::collect::{Collector, Fleet};
 use super::protocol::ScaledObjectRef;
 use super::service::Service;
 use super::trigger::Trigger;
+use crate::telemetry::ScalerMetrics;
 use crate::world::live::Live;
 use crate::world::part::ScaledObjectPart;
 use crate::world::servers::Server;
@@ -110,7 +111,7 @@ fn triggers() -> [Trigger; 3] {
 
 async fn counts(servers: &[Standing], bears: Bears, elsewhere: &Arc<AtomicUsize>) -> [u32; 3] {
     let fleet = fleet(servers, bears, Arc::clone(elsewhere)).await;
-    let collector = Collector::default();
+    let collector = Collector::new(ScalerMetrics::default());
     let key = Key::new("n", "a");
     let mut counts = [0; 3];
     for (count, trigger) in counts.iter_mut().zip(triggers()) {
@@ -166,7 +167,7 @@ async fn what_is_asked_for_at_once_is_read_once() {
     });
     tokio::spawn(async move { axum::serve(listener, router).await });
     let fleet = Fleet { replicas: 1, port: PORT, servers: vec![Server::stub("a-0", address.into(), true)] };
-    let collector = Collector::default();
+    let collector = Collector::new(ScalerMetrics::default());
     let [queue, ..] = triggers();
     let key = Key::new("n", "a");
     let all = (0..50).map(|_| collector.readings(&key, &fleet, &queue));
@@ -183,7 +184,11 @@ fn service(world: World) -> Service {
         let body = kube::client::Body::from(body.to_string().into_bytes());
         Ok::<_, std::convert::Infallible>(Response::builder().status(404).body(body).unwrap())
     });
-    Service::new(Arc::new(world), Live::without_rate(kube::Client::new(nothing, "n")))
+    Service::new(
+        Arc::new(world),
+        Live::without_rate(kube::Client::new(nothing, "n")),
+        &ScalerMetrics::default(),
+    )
 }
 
 fn reference(namespace: &str, name: &str, metadata: &[(&str, &str)]) -> ScaledObjectRef {

@@ -112,6 +112,14 @@ pub enum Measure {
 }
 
 impl Measure {
+    /// Its name in a trigger's metadata.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::One(signal, _) => signal.name(),
+            Self::Combined(_) => COMBINED,
+        }
+    }
+
     /// The signals that are asked for, each with its target.
     pub fn targets(&self) -> Vec<(Signal, f64)> {
         match self {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use serde_json::value::to_raw_value;
 use webhook::review::{GroupVersionKind, GroupVersionResource, Operation, Request, User};
 
-use crate::admit::{Admission, OwnScaler, Phase, Unjudged};
+use crate::admit::{Admission, OwnScaler, Phase, Repeats, Unjudged};
 use crate::policy::{Mode, Outcome};
 use crate::world::World;
 use crate::world::files::{Kind, Objects};
@@ -99,6 +99,7 @@ impl Surroundings {
             mode: Mode::Deny,
             scaler: OwnScaler::usual(),
             metrics: Arc::default(),
+            repeats: Repeats::default(),
         };
         let Manifest { kind, version, namespace, name, .. } = write.manifest;
         let (group, plural) = kind.resource();

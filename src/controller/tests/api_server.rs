@@ -21,6 +21,7 @@ use tokio::sync::watch::Sender;
 
 use super::super::Context;
 use crate::api::VLLMCluster;
+use crate::telemetry::Metrics;
 use fields::{copy_account, merged, seen};
 
 /// The cluster's path.
@@ -231,7 +232,7 @@ impl ApiServer {
 
     /// What a reconciliation needs, with this server behind the client.
     pub fn context(&self) -> Context {
-        Context::new(self.client(), Arc::default())
+        Context::new(self.client(), Arc::default(), Metrics::default().controller)
     }
 
     /// A client of this server.

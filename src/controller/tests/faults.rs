@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::faulty::{Attempt, Fault, Faulty};
+use crate::telemetry::Metrics;
 use workloads::{Workload, workloads};
 
 /// Longer than the controller waits after so few failures, and than a write is late.
@@ -43,7 +44,7 @@ fn is_event(what: &str) -> bool {
 async fn process(client: Client) {
     let world = World::default();
     let changed = world.listen();
-    run(client, Arc::new(world), changed, CancellationToken::new()).await;
+    run(client, Arc::new(world), changed, Metrics::default().controller, CancellationToken::new()).await;
 }
 
 /// Takes a workload to its end with these faults.

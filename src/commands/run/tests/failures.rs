@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::*;
+use crate::admit::Phase;
 use crate::admit::fixture::{Fixture, Reply, recorded, review};
 use crate::policy::{Bounds, Mode};
+use crate::telemetry::AdmissionMetrics;
 use crate::world::Key;
 
 const CLUSTERS: &str = "/apis/training.distributed-inference.io/v1alpha1/namespaces/t/vllmclusters/a";
@@ -204,8 +206,12 @@ async fn a_look_up_that_fails_is_a_refusal_that_says_try_again(
         answer.message().starts_with("reading ") && answer.message().ends_with("; try again"),
         "{answer:?}"
     );
-    let failed = [&metrics.cluster, &metrics.scale, &metrics.scaled_object, &metrics.hpa];
-    assert_eq!(failed.map(|answers| answers.failed.get()).iter().sum::<u64>(), 1);
+    let AdmissionMetrics { scale, cluster, scaled_object, hpa, .. } = &metrics.admission;
+    let phases = [Phase::Mutating, Phase::Validating];
+    let failed = [scale, cluster, scaled_object, hpa]
+        .into_iter()
+        .flat_map(|answers| phases.map(|phase| answers.failed(phase, "live-read").get()));
+    assert_eq!(failed.sum::<u64>(), 1);
 }
 
 #[rstest]
@@ -258,7 +264,9 @@ async fn forged_reviews_do_not_hammer_the_api_server() {
     let gone = answers.iter().filter(|answer| answer.allowed()).count();
     // On a busy machine some of so many take too long.
     assert!(limited > 0 && limited + failed + gone == 1000, "{limited} {failed} {gone}");
-    assert_eq!(metrics.scale.failed.get(), (limited + failed) as u64);
+    let counted = ["too-many-live-reads", "live-read"]
+        .map(|reason| metrics.admission.scale.failed(Phase::Mutating, reason).get());
+    assert_eq!(counted, [limited as u64, failed as u64]);
 }
 
 #[tokio::test]

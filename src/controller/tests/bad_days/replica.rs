@@ -17,7 +17,7 @@ pub use crate::certificates::tests::SECRET;
 use crate::certificates::tests::{MUTATING, VALIDATING, settings};
 use crate::certificates::{self, Certificates};
 use crate::leader::{self, Candidate, Fence, LeaseApi};
-use crate::telemetry::CertificateMetrics;
+use crate::telemetry::{CertificateMetrics, Metrics};
 use crate::world::World;
 use crate::world::watch::Synced;
 
@@ -69,11 +69,13 @@ impl Replica {
         tasks.spawn(async move {
             let mut listed = listed;
             listed.wait_for(|synced| *synced == Synced::ALL).await.unwrap();
+            let metrics = Metrics::default().controller;
             let lead = |ending| {
                 let (leading, leaders, index) = (leading.clone(), leaders.clone(), Arc::clone(&index));
+                let metrics = metrics.clone();
                 async move {
                     leading.send_replace(true);
-                    super::super::run(leaders, Arc::clone(&index), index.listen(), ending).await;
+                    super::super::run(leaders, Arc::clone(&index), index.listen(), metrics, ending).await;
                 }
             };
             leader::run(&candidate, lead, CancellationToken::new()).await.unwrap();
