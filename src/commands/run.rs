@@ -6,6 +6,7 @@ mod health;
 mod scaler;
 
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,13 +49,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     start_logging(args.log_format);
     let RunArgs { lease_duration, lease_renew_deadline, lease_retry_period, .. } = args;
     let lease_settings = leader::Settings::new(lease_duration, lease_renew_deadline, lease_retry_period)?;
-    let certificate_settings = certificate_settings(&args);
-    certificate_settings.check().map_err(anyhow::Error::msg)?;
-    if let Source::Files { certificate, key } = &certificate_settings.source {
-        certificates::files::leaf(certificate, key).context("there is no certificate to start with")?;
-    }
-    certificates::files::bundle(certificate_settings.ca_file.as_deref())
-        .context("cannot use --tls-ca-file")?;
+    let certificate_settings = certificate_settings(&args)?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok()
@@ -70,15 +65,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (published, published_seen) = watch::channel(false);
     let stopping = CancellationToken::new();
 
-    let listener =
-        TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
-    let plain = TcpListener::bind(args.plain_listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", args.plain_listen))?;
+    let listener = listen(args.listen).await?;
+    let plain = listen(args.plain_listen).await?;
     let scaler_clients = Arc::new(certs::Clients::none_yet(vec![SCALER_CLIENT.to_owned()]));
     let scaler_port = ScalerPort::bind(&args, &resolver, &scaler_clients).await?;
-    let certificate_metrics = metrics.certificates.clone();
-    let (controller_metrics, scaler_metrics) = (metrics.controller.clone(), metrics.scaler.clone());
     let health = Health {
         synced: synced_seen,
         bundle: bundle_seen,
@@ -94,7 +84,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         autoscalers: args.autoscalers.iter().cloned().collect(),
         mode: args.admission_mode,
         scaler: own_scaler(&args, published_seen),
-        metrics,
+        metrics: Arc::clone(&metrics),
         repeats: Repeats::default(),
     });
     let clients = ClientFile::open(args.client_ca_file.as_deref(), &args.client_names)?;
@@ -116,15 +106,15 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         published,
         leading: leading_seen,
         own_time: Box::new(Timestamp::now),
-        metrics: certificate_metrics,
+        metrics: metrics.certificates.clone(),
     }));
-    let routes = crate::scaler::routes(Arc::clone(&world), live, &scaler_metrics);
+    let routes = crate::scaler::routes(Arc::clone(&world), live, &metrics.scaler);
     let scaler = scaler_port.map(|port| port.serve(routes, limits, stop.clone()));
     let mut leadership = tokio::spawn(lead(
         candidate,
         leaders_client,
         world,
-        controller_metrics,
+        metrics.controller.clone(),
         listed,
         leading,
         stopping.clone(),
@@ -156,6 +146,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         () = terminated()? => warn!("second signal: ending at once"),
     }
     Ok(())
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// What admission is to know of the scaler.
@@ -309,8 +303,9 @@ fn unexpected<T: Debug>(what: &str, ended: Result<T, JoinError>) -> anyhow::Erro
     }
 }
 
-fn certificate_settings(args: &RunArgs) -> CertificateSettings {
-    CertificateSettings {
+/// Settings with which certificates can be served at once.
+fn certificate_settings(args: &RunArgs) -> anyhow::Result<CertificateSettings> {
+    let settings = CertificateSettings {
         namespace: args.namespace.clone(),
         secret_name: args.ca_secret.clone(),
         service_name: args.webhook_service.clone(),
@@ -334,7 +329,13 @@ fn certificate_settings(args: &RunArgs) -> CertificateSettings {
             propagation: args.propagation_delay,
             clock_tolerance: args.clock_tolerance,
         },
+    };
+    settings.check().map_err(anyhow::Error::msg)?;
+    if let Source::Files { certificate, key } = &settings.source {
+        certificates::files::leaf(certificate, key).context("there is no certificate to start with")?;
     }
+    certificates::files::bundle(settings.ca_file.as_deref()).context("cannot use --tls-ca-file")?;
+    Ok(settings)
 }
 
 /// A path for each webhook: the API server keeps a pool of connections for each, so that one does not hold up

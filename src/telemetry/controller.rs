@@ -180,7 +180,7 @@ mod tests {
             r#"cluster_ready_replicas{namespace="n",cluster="b"} 2"#,
             r#"cluster_max_replicas{namespace="n",cluster="a"} 4"#,
             r#"reconciles_total{outcome="failed"} 1"#,
-            r#"reconcile_duration_seconds_count 2"#,
+            "reconcile_duration_seconds_count 2",
         ] {
             assert!(seen.contains(line), "{line} in {seen}");
         }
