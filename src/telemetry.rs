@@ -153,3 +153,31 @@ pub fn start_logging(format: LogFormat) {
         LogFormat::Text => builder.init(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_ask_for_what_is_told() {
+        let page = Metrics::default().page();
+        let alerts = include_str!("../deploy/prometheus/alerts.yaml");
+        let runbooks = include_str!("../docs/runbooks.md");
+        let word = |text: &str| -> String {
+            text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+        };
+        let asked: Vec<_> = alerts.match_indices("vllm_operator_").map(|(at, _)| word(&alerts[at..])).collect();
+        assert!(!asked.is_empty());
+        for metric in asked {
+            assert!(page.lines().any(|line| word(line) == metric), "{metric}");
+        }
+        for (at, name) in alerts.match_indices("- alert: ") {
+            let alert = word(&alerts[at + name.len()..]);
+            assert!(runbooks.contains(&format!("\n## {alert}\n")), "{alert} has no runbook");
+            assert!(
+                alerts.contains(&format!("docs/runbooks.md#{}\n", alert.to_lowercase())),
+                "{alert} leads to none"
+            );
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //! from its inside), [`namespaces`] and [`pki`] (what it stands on); [`node`] with [`images`] and [`sandbox`] (pods as
 //! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated), [`pods`] (how it is told to be sick); [`addons`] (KEDA, Prometheus,
 //! metrics-server, the operator);
-//! [`by_hand`], [`demo`], [`bench_control`] with [`hollow`], and [`bench_abuse`] (the commands).
+//! [`render`] (what is generated from the Helm chart); [`by_hand`], [`demo`], [`bench_control`] with [`hollow`], and [`bench_abuse`] (the commands).
 
 pub mod addons;
 pub mod availability;
@@ -23,4 +23,5 @@ pub mod pki;
 pub mod plane;
 pub mod pods;
 pub mod proxy;
+pub mod render;
 pub mod sandbox;
