@@ -348,7 +348,10 @@ mod tests {
         assert!(variables.len() > SET_BY_THE_CHART.len());
         for variable in &variables {
             let set = SET_BY_THE_CHART.contains(&variable.as_str());
-            assert!(in_the_chart(variable) != set, "{variable} is no value of the chart, or is one after all");
+            assert!(
+                in_the_chart(variable) != set,
+                "{variable} is no value of the chart, or is one after all"
+            );
         }
     }
 

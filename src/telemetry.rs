@@ -166,7 +166,8 @@ mod tests {
         let word = |text: &str| -> String {
             text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
         };
-        let asked: Vec<_> = alerts.match_indices("vllm_operator_").map(|(at, _)| word(&alerts[at..])).collect();
+        let asked: Vec<_> =
+            alerts.match_indices("vllm_operator_").map(|(at, _)| word(&alerts[at..])).collect();
         assert!(!asked.is_empty());
         for metric in asked {
             assert!(page.lines().any(|line| word(line) == metric), "{metric}");

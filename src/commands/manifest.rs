@@ -37,8 +37,10 @@ mod tests {
     #[test]
     fn charts_have_the_version_of_the_program() {
         let version = env!("CARGO_PKG_VERSION");
-        let charts =
-            [include_str!("../../deploy/chart/Chart.yaml"), include_str!("../../deploy/chart-crds/Chart.yaml")];
+        let charts = [
+            include_str!("../../deploy/chart/Chart.yaml"),
+            include_str!("../../deploy/chart-crds/Chart.yaml"),
+        ];
         for chart in charts {
             assert!(chart.contains(&format!("\nversion: {version}\nappVersion: {version}\n")), "{chart}");
         }

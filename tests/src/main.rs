@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use testbed::plane::{enter, inside};
-use testbed::{availability, bench_abuse, bench_control, by_hand, demo, engine, load, parts, render, sandbox};
+use testbed::{
+    availability, bench_abuse, bench_control, by_hand, demo, engine, load, parts, render, sandbox,
+};
 
 /// A Kubernetes control plane of your own, in namespaces of its own.
 #[derive(Debug, Parser)]

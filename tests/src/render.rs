@@ -114,7 +114,10 @@ fn template(helm: &Path, args: &[&str]) -> anyhow::Result<String> {
     ensure!(output.status.success(), "helm template: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).context("what helm rendered")?;
     let text = text.strip_prefix("---\n").unwrap_or(&text);
-    Ok(text.lines().filter(|line| !line.starts_with("# Source: ")).fold(String::new(), |text, line| text + line + "\n"))
+    Ok(text
+        .lines()
+        .filter(|line| !line.starts_with("# Source: "))
+        .fold(String::new(), |text, line| text + line + "\n"))
 }
 
 /// The definition as a template that Helm upgrades and does not remove.
