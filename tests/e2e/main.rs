@@ -178,6 +178,9 @@ fn alone() -> Vec<(&'static str, suite::Alone)> {
         ("chart::answers_and_is_what_was_rendered", || {
             Box::pin(chart::install::answers_and_is_what_was_rendered())
         }),
+        ("chart::each_right_is_needed_and_all_are_enough", || {
+            Box::pin(chart::rights::each_is_needed_and_all_are_enough())
+        }),
         ("chart::upgraded_and_removed", || Box::pin(chart::lifecycle::upgraded_and_removed())),
         ("plane_itself::a_warm_start_is_ready_in_time", || {
             Box::pin(plane_itself::a_warm_start_is_ready_in_time())

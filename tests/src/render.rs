@@ -113,11 +113,9 @@ fn template(helm: &Path, args: &[&str]) -> anyhow::Result<String> {
         .with_context(|| format!("starting {}", helm.display()))?;
     ensure!(output.status.success(), "helm template: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).context("what helm rendered")?;
-    let text = text.strip_prefix("---\n").unwrap_or(&text);
-    Ok(text
-        .lines()
-        .filter(|line| !line.starts_with("# Source: "))
-        .fold(String::new(), |text, line| text + line + "\n"))
+    let lines = text.lines().filter(|line| !line.starts_with("# Source: "));
+    let text = lines.fold(String::new(), |text, line| text + line + "\n").replace("\n\n---\n", "\n---\n");
+    Ok(text.strip_prefix("---\n").unwrap_or(&text).to_owned())
 }
 
 /// The definition as a template that Helm upgrades and does not remove.

@@ -5,6 +5,7 @@
 pub mod generated;
 pub mod install;
 pub mod lifecycle;
+pub mod rights;
 
 use anyhow::Context as _;
 use serde_json::Value;
