@@ -48,6 +48,11 @@ pub async fn values_are_checked() -> anyhow::Result<()> {
         ("certificates.leafLife=7w", "'/certificates/leafLife'", "does not match pattern"),
         ("lease.durationSeconds=301", "'/lease/durationSeconds'", "maximum: got 301, want 300"),
         ("admission.clientCertificates.names={a}", "'/admission/clientCertificates/names'", "maxItems"),
+        (
+            "certificates.mode=secret,certificates.trustSecretName=a",
+            "'/certificates/trustSecretName'",
+            "must be one of",
+        ),
         ("scaler.keda.create=perhaps", "'/scaler/keda/create'", "got string, want boolean"),
         ("image.digest=latest", "'/image/digest'", "does not match pattern"),
         (

@@ -16,11 +16,8 @@ use crate::suite::{PATIENCE, apply, cluster, get, helm, kubectl, namespace, scal
 /// Where clusters are made.
 const WORK: &str = "rights";
 /// All that the operator is given.
-const ROLES: [(&str, &str); 3] = [
-    ("clusterrole/vllm-operator", NS),
-    ("role/vllm-operator", NS),
-    ("role/vllm-operator-scaler", "keda"),
-];
+const ROLES: [(&str, &str); 3] =
+    [("clusterrole/vllm-operator", NS), ("role/vllm-operator", NS), ("role/vllm-operator-scaler", "keda")];
 
 /// With one rule removed at a time, the operator or a writer is told of what it may not do; with all of them, nobody is.
 pub async fn each_is_needed_and_all_are_enough() -> anyhow::Result<()> {
@@ -54,9 +51,8 @@ pub async fn each_is_needed_and_all_are_enough() -> anyhow::Result<()> {
     start(&plane).await?;
     testbed::addons::wait_for_operator(&plane).await?;
     let mut answers = exercise(&plane, "all").await;
-    let settled = |name: &'static str| {
-        crate::suite::until(&plane, WORK, name, &[("/status/readyReplicas", json!(1))])
-    };
+    let settled =
+        |name: &'static str| crate::suite::until(&plane, WORK, name, &[("/status/readyReplicas", json!(1))]);
     settled("vllmcluster/all").await?;
     answers += &log(&plane)?;
     ensure!(!answers.contains("cannot"), "{answers}");
@@ -95,7 +91,8 @@ async fn exercise(plane: &Plane, name: &str) -> String {
     .to_string();
     let unbudgeted = json!({"spec": {"disruptionBudget": null}}).to_string();
     let patch = |kind: &str, patch: &str| {
-        kubectl(plane, WORK, &format!("patch {kind} {name} --type=merge --patch-file=/dev/stdin")).stdin(patch.to_owned())
+        kubectl(plane, WORK, &format!("patch {kind} {name} --type=merge --patch-file=/dev/stdin"))
+            .stdin(patch.to_owned())
     };
     let mut told = String::new();
     let mut note = |answer: anyhow::Result<String>| {
