@@ -55,6 +55,15 @@ pub async fn upgraded_and_removed() -> anyhow::Result<()> {
 
     let before = workload(&plane).await?;
     ensure!(!before.is_empty(), "nothing to lose");
+    let own = ours(&plane).await?;
+    for object in [
+        format!("Secret {NS} vllm-operator-ca"),
+        format!("Lease {NS} vllm-operator"),
+        "Secret keda vllm-operator-scaler".to_owned(),
+        "MutatingWebhookConfiguration <none> vllm-operator".to_owned(),
+    ] {
+        ensure!(own.contains(&object), "{object} is not among {own:?}");
+    }
     helm(&plane, NS, "uninstall vllm-operator --wait --timeout 90s").await?.ok()?;
     nothing_is_left(&plane).await?;
     unchanged(&before, &workload(&plane).await?)?;
@@ -130,28 +139,32 @@ fn unchanged(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>
     Ok(())
 }
 
-/// Waits until no object of any kind is left that bears our name or label, but for the namespace and for what tells of the past.
+/// Waits until no object of any kind is left that is ours.
 async fn nothing_is_left(plane: &Plane) -> anyhow::Result<()> {
-    let kinds = kubectl(plane, NS, "api-resources --verbs=list -o name").ok().await?;
-    let kinds: Vec<_> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
-    let kinds = kinds.join(",");
     eventually("nothing of the operator is left", Deadline::after(PATIENCE), || async {
-        let columns = "custom-columns=KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name,\
-                       LABEL:.metadata.labels.app\\.kubernetes\\.io/name";
-        let line = format!("get {kinds} --all-namespaces --no-headers -o {columns}");
-        let all = kubectl(plane, NS, &line).ok().await.map_err(|error| format!("{error:#}"))?;
-        let ours = |line: &&str| {
-            let mut words = line.split_whitespace();
-            let kind = words.next();
-            let of_the_definition = line.contains("sh.helm.release.v1.vllm-operator-crds");
-            kind != Some("Namespace")
-                && !of_the_definition
-                && words
-                    .skip(1)
-                    .any(|word| word.starts_with("vllm-operator") || word.contains(".vllm-operator."))
-        };
-        let left: Vec<_> = all.lines().filter(ours).collect();
+        let left = ours(plane).await.map_err(|error| format!("{error:#}"))?;
         if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
     })
     .await
+}
+
+/// Each object that bears our name or label, as kind, namespace and name; but for the namespace, the definition's own release, and
+/// what tells of the past.
+async fn ours(plane: &Plane) -> anyhow::Result<Vec<String>> {
+    let kinds = kubectl(plane, NS, "api-resources --verbs=list -o name").ok().await?;
+    let kinds: Vec<_> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
+    let columns = "custom-columns=KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name,\
+                   LABEL:.metadata.labels.app\\.kubernetes\\.io/name";
+    let line = format!("get {} --all-namespaces --no-headers -o {columns}", kinds.join(","));
+    let all = kubectl(plane, NS, &line).ok().await?;
+    let ours = all.lines().filter_map(|line| {
+        let [kind, namespace, name, label] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        let named =
+            name.starts_with("vllm-operator") || name.starts_with("sh.helm.release.v1.vllm-operator.");
+        let ours = (named || label.starts_with("vllm-operator")) && kind != "Namespace";
+        ours.then(|| format!("{kind} {namespace} {name}"))
+    });
+    Ok(ours.collect())
 }

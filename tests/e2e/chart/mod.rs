@@ -19,8 +19,17 @@ const NS: &str = "vllm-operator-system";
 
 /// A plane with KEDA's types and nothing else.
 async fn plane(name: &str) -> anyhow::Result<Plane> {
+    start(options(name).await?).await
+}
+
+/// What a plane is started with.
+async fn options(name: &str) -> anyhow::Result<PlaneOptions> {
     let mut options = PlaneOptions::new(name, TESTBED);
     options.operator_exe = Some(tokio::task::spawn_blocking(operator_binary).await??);
+    Ok(options)
+}
+
+async fn start(options: PlaneOptions) -> anyhow::Result<Plane> {
     let plane = Plane::start(options).await?;
     testbed::addons::install_keda_types(&plane).await?;
     Ok(plane)
