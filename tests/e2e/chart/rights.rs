@@ -15,6 +15,8 @@ use crate::suite::{PATIENCE, apply, cluster, get, helm, kubectl, namespace, scal
 
 /// Where clusters are made.
 const WORK: &str = "rights";
+/// Who the operator is.
+const OPERATOR: &str = "system:serviceaccount:vllm-operator-system:vllm-operator";
 /// All that the operator is given.
 const ROLES: [(&str, &str); 3] =
     [("clusterrole/vllm-operator", NS), ("role/vllm-operator", NS), ("role/vllm-operator-scaler", "keda")];
@@ -27,6 +29,10 @@ pub async fn each_is_needed_and_all_are_enough() -> anyhow::Result<()> {
     namespace(&plane, "keda").await?;
     namespace(&plane, WORK).await?;
     kubectl(&plane, WORK, "create serviceaccount servers").ok().await?;
+    // What a cpu trigger needs of pods that request nothing themselves.
+    let defaults = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "defaults"},
+        "spec": {"limits": [{"type": "Container", "defaultRequest": {"cpu": "10m"}}]}});
+    apply(&plane, WORK, &defaults.to_string()).await?;
     helm(&plane, NS, &format!("install vllm-operator-crds {CRD_CHART} --create-namespace")).await?.ok()?;
     // A new CA is served as soon as it is trusted, and nobody is waited for.
     let values = "--set replicaCount=1,scaler.keda.create=true,log.format=text,certificates.propagationDelay=500ms,\
@@ -54,12 +60,13 @@ pub async fn each_is_needed_and_all_are_enough() -> anyhow::Result<()> {
     ensure!(unneeded.is_empty(), "{}", unneeded.join("\n"));
 
     stop(&plane).await?;
+    let before = plane.writes_by(OPERATOR)?.len();
     start(&plane).await?;
     testbed::addons::wait_for_operator(&plane).await?;
-    let mut answers = exercise(&plane, "all").await;
+    let answers = exercise(&plane, "all").await;
     crate::suite::until(&plane, WORK, "vllmcluster/all", &[("/status/readyReplicas", json!(1))]).await?;
-    answers += &log(&plane)?;
-    ensure!(!answers.contains("cannot"), "{answers}");
+    let told = answers + &log(&plane)? + &forbidden(&plane, before)?;
+    ensure!(!told.contains("cannot"), "{told}");
     plane.stop().await
 }
 
@@ -78,9 +85,12 @@ async fn is_missed(plane: &Plane, name: &str, rule: &Value) -> anyhow::Result<()
     if resources.iter().any(|resource| resource.ends_with("/finalizers")) {
         denials.push("cannot set blockOwnerDeletion".into());
     }
+    let before = plane.writes_by(OPERATOR)?.len();
     let what = format!("without {rule}, one of {denials:?} is told");
     eventually(&what, Deadline::after(PATIENCE / 2), || async {
-        let told = exercise(plane, name).await + &log(plane).map_err(|error| format!("{error:#}"))?;
+        let told = exercise(plane, name).await
+            + &log(plane).map_err(|error| format!("{error:#}"))?
+            + &forbidden(plane, before).map_err(|error| format!("{error:#}"))?;
         if denials.iter().any(|denial| told.contains(denial)) { Ok(()) } else { Err(told) }
     })
     .await
@@ -88,7 +98,7 @@ async fn is_missed(plane: &Plane, name: &str, rule: &Value) -> anyhow::Result<()
 
 /// Has the operator do everything that it does, as far as it can; gives what writers were told.
 async fn exercise(plane: &Plane, name: &str) -> String {
-    let spec = "replicas: 1\naccelerator: {count: 0}\nresources: {requests: {cpu: 10m}}\n\
+    let spec = "replicas: 1\naccelerator: {count: 0}\n\
                 disruptionBudget: {maxUnavailable: 1}\npodTemplate: {spec: {serviceAccountName: servers}}";
     let trigger = json!({"spec": {"triggers": [
         {"type": "cpu", "metricType": "Utilization", "metadata": {"value": "50"}}]}})
@@ -109,6 +119,13 @@ async fn exercise(plane: &Plane, name: &str) -> String {
     note(patch("scaledobject", &trigger).ok().await);
     note(patch("vllmcluster", &unbudgeted).ok().await);
     told
+}
+
+/// What the API server tells of the operator's writes since so many of them: of an event that cannot be written, the operator
+/// says nothing itself.
+fn forbidden(plane: &Plane, before: usize) -> anyhow::Result<String> {
+    let writes = plane.writes_by(OPERATOR)?.into_iter().skip(before).filter(|write| write.code == 403);
+    Ok(writes.map(|write| format!("cannot {} resource \"{}\"\n", write.verb, write.resource)).collect())
 }
 
 /// What the pods of the operator have written since they were started.
