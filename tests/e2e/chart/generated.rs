@@ -122,6 +122,12 @@ fn everything_is_rendered(
     ensure!(!rendered.contains_key("Secret keda vllm-operator-scaler"), "cert-manager makes it");
     let groups = rendered["PrometheusRule default vllm-operator"]["spec"]["groups"].as_array();
     ensure!(groups.is_some_and(|groups| groups.len() == 2), "{groups:?}");
+    let without_helm = objects(&fs::read_to_string(format!("{DEPLOY}/prometheus/podmonitor.yaml"))?)?;
+    let (own, other) = (
+        &rendered["PodMonitor default vllm-cluster"]["spec"],
+        &without_helm["PodMonitor  vllm-cluster"]["spec"],
+    );
+    ensure!(own == other, "the servers' PodMonitor is {own} in the chart, and {other} without it");
     Ok(())
 }
 
