@@ -108,24 +108,22 @@ async fn exercise(plane: &Plane, name: &str) -> String {
         kubectl(plane, WORK, &format!("patch {kind} {name} --type=merge --patch-file=/dev/stdin"))
             .stdin(patch.to_owned())
     };
-    let mut told = String::new();
-    let mut note = |answer: anyhow::Result<String>| {
-        if let Err(error) = answer {
-            told.push_str(&format!("{error:#}\n"));
-        }
-    };
-    note(apply(plane, WORK, &cluster(name, spec)).await);
-    note(apply(plane, WORK, &scaled_object(WORK, name, name, 1, 3)).await);
-    note(patch("scaledobject", &trigger).ok().await);
-    note(patch("vllmcluster", &unbudgeted).ok().await);
-    told
+    let answers = [
+        apply(plane, WORK, &cluster(name, spec)).await,
+        apply(plane, WORK, &scaled_object(WORK, name, name, 1, 3)).await,
+        patch("scaledobject", &trigger).ok().await,
+        patch("vllmcluster", &unbudgeted).ok().await,
+    ];
+    let told = answers.into_iter().filter_map(Result::err).map(|error| format!("{error:#}\n"));
+    told.collect::<Vec<_>>().concat()
 }
 
 /// What the API server tells of the operator's writes since so many of them: of an event that cannot be written, the operator
 /// says nothing itself.
 fn forbidden(plane: &Plane, before: usize) -> anyhow::Result<String> {
     let writes = plane.writes_by(OPERATOR)?.into_iter().skip(before).filter(|write| write.code == 403);
-    Ok(writes.map(|write| format!("cannot {} resource \"{}\"\n", write.verb, write.resource)).collect())
+    let told = writes.map(|write| format!("cannot {} resource \"{}\"\n", write.verb, write.resource));
+    Ok(told.collect::<Vec<_>>().concat())
 }
 
 /// What the pods of the operator have written since they were started.

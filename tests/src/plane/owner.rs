@@ -46,7 +46,7 @@ pub struct PlaneOptions {
     /// The common name of the certificate that the API server shows to the operator's webhooks; by default it shows none.
     /// It is of the plane's own CA.
     pub webhook_client: Option<String>,
-    /// Whether the API server checks who may set `blockOwnerDeletion`, as OpenShift's does.
+    /// Whether the API server checks who may set `blockOwnerDeletion`, as that of OKD does.
     pub owner_references_checked: bool,
     /// Command template of a real engine, in place of the simulated one.
     pub engine: Option<String>,
