@@ -321,6 +321,50 @@ mod tests {
         Args::command().debug_assert();
     }
 
+    /// What the chart leaves as it is: the names of its own objects, which are fixed, and the ports of its containers.
+    const SET_BY_THE_CHART: [&str; 8] = [
+        "CA_SECRET",
+        "LEASE",
+        "LISTEN",
+        "PLAIN_LISTEN",
+        "SCALER_LISTEN",
+        "SCALER_SERVICE",
+        "WEBHOOK_CONFIGURATION",
+        "WEBHOOK_SERVICE",
+    ];
+
+    /// Whether the Deployment of the chart names the variable.
+    fn in_the_chart(variable: &str) -> bool {
+        let template = include_str!("../deploy/chart/templates/deployment.yaml");
+        template.contains(&format!("\"{variable}\" ")) || template.contains(&format!("name: {variable}\n"))
+    }
+
+    #[test]
+    fn every_setting_is_a_value_of_the_chart() {
+        let command = RunArgs::command();
+        let variables: Vec<_> = command
+            .get_arguments()
+            .filter_map(|argument| argument.get_env()?.to_str())
+            .map(str::to_owned)
+            .collect();
+        assert!(variables.len() > SET_BY_THE_CHART.len());
+        for variable in &variables {
+            let set = SET_BY_THE_CHART.contains(&variable.as_str());
+            assert!(
+                in_the_chart(variable) != set,
+                "{variable} is no value of the chart, or is one after all"
+            );
+        }
+    }
+
+    #[test]
+    fn the_chart_knows_the_autoscalers_that_are_known_by_default() {
+        let names = include_str!("../deploy/chart/templates/_names.tpl");
+        for autoscaler in RunArgs::parse_from(["run"]).autoscalers {
+            assert!(names.contains(&format!("\"{autoscaler}\"")), "{autoscaler}");
+        }
+    }
+
     #[test]
     fn seconds_are_whole_and_at_most_an_hour() {
         assert_eq!(seconds("15"), Ok(Duration::from_secs(15)));

@@ -61,7 +61,9 @@ fn desired(found: Option<Secret>, bytes: SecretBytes, settings: &CertificateSett
         found.unwrap_or_else(|| Secret { type_: Some("Opaque".to_owned()), ..Secret::default() });
     secret.metadata.name = Some(settings.secret_name.clone());
     secret.metadata.namespace = Some(settings.namespace.clone());
-    secret.labels_mut().insert(names::LABEL_MANAGED_BY.to_owned(), names::OPERATOR.to_owned());
+    // Who has installed the Secret, as Helm does, has named itself there and finds what it made by that.
+    let managed_by = secret.labels_mut().entry(names::LABEL_MANAGED_BY.to_owned());
+    managed_by.or_insert_with(|| names::OPERATOR.to_owned());
     let data = secret.data.get_or_insert_default();
     data.retain(|key, _| !KEYS.contains(&key.as_str()));
     data.extend(bytes.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))));
@@ -89,8 +91,10 @@ mod tests {
         let mut found = desired(None, SecretBytes::from([(NEXT_KEY, b"next".to_vec())]), &settings());
         found.metadata.resource_version = Some("7".into());
         found.data.get_or_insert_default().insert("other".into(), ByteString(b"kept".to_vec()));
+        found.labels_mut().insert(names::LABEL_MANAGED_BY.into(), "Helm".into());
         let replaced = desired(Some(found), SecretBytes::from([(CA_KEY, b"key".to_vec())]), &settings());
         assert_eq!(replaced.metadata.resource_version.as_deref(), Some("7"));
+        assert_eq!(replaced.labels()[names::LABEL_MANAGED_BY], "Helm");
         let data = replaced.data.expect("set by desired");
         assert_eq!(data.keys().collect::<Vec<_>>(), ["ca.key", "other"]);
     }

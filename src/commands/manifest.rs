@@ -4,12 +4,17 @@ use std::io::Write as _;
 
 use crate::api::crd::yaml;
 
-/// The operator's own objects; the definition is put before them.
+/// The operator's own objects, rendered from the chart by `cargo testbed render`; the definition is put before them.
 const OPERATOR: &str = include_str!("../../deploy/operator.yaml");
 
 /// The very bytes of `deploy/install.yaml`.
 pub fn install() -> String {
-    format!("{}---\n{OPERATOR}", yaml())
+    after_definition(OPERATOR)
+}
+
+/// `operator`, the operator's own objects, behind the definition.
+pub fn after_definition(operator: &str) -> String {
+    format!("{}---\n{operator}", yaml())
 }
 
 /// Prints the manifest to standard output.
@@ -26,7 +31,19 @@ mod tests {
     fn the_installed_copy_is_what_the_command_prints() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/install.yaml");
         let installed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(installed == install(), "{path} is stale: run `cargo run -- manifest > deploy/install.yaml`");
+        assert!(installed == install(), "{path} is stale: run `cargo testbed render`");
+    }
+
+    #[test]
+    fn charts_have_the_version_of_the_program() {
+        let version = env!("CARGO_PKG_VERSION");
+        let charts = [
+            include_str!("../../deploy/chart/Chart.yaml"),
+            include_str!("../../deploy/chart-crds/Chart.yaml"),
+        ];
+        for chart in charts {
+            assert!(chart.contains(&format!("\nversion: {version}\nappVersion: {version}\n")), "{chart}");
+        }
     }
 
     #[test]

@@ -112,9 +112,10 @@ const DEFAULT_FILTER: &str = "info,kube_runtime::watcher=error,kube_client=off";
 /// Starts log lines on standard error; `RUST_LOG` sets the level, `info` without it.
 pub fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let terminal = std::io::stderr().is_terminal();
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
     match format {
-        LogFormat::Auto if std::io::stderr().is_terminal() => builder.init(),
+        LogFormat::Auto if terminal => builder.init(),
         LogFormat::Text => builder.init(),
         LogFormat::Auto | LogFormat::Json => builder.json().flatten_event(true).init(),
     }
@@ -175,5 +176,29 @@ mod tests {
         let rows: BTreeSet<_> =
             rows.map(|row| row.splitn(5, '|').take(4).collect::<Vec<_>>().join("|") + "|").collect();
         assert_eq!(told, rows, "docs/metrics.md");
+    }
+
+    #[tokio::test]
+    async fn alerts_ask_for_what_is_told() {
+        let page = everything().await;
+        let alerts = include_str!("../../deploy/prometheus/alerts.yaml");
+        let runbooks = include_str!("../../docs/runbooks.md");
+        let word = |text: &str| -> String {
+            text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+        };
+        let asked: Vec<_> =
+            alerts.match_indices("vllm_operator_").map(|(at, _)| word(&alerts[at..])).collect();
+        assert!(!asked.is_empty());
+        for metric in asked {
+            assert!(page.lines().any(|line| word(line) == metric), "{metric}");
+        }
+        for (at, name) in alerts.match_indices("- alert: ") {
+            let alert = word(&alerts[at + name.len()..]);
+            assert!(runbooks.contains(&format!("\n## {alert}\n")), "{alert} has no runbook");
+            assert!(
+                alerts.contains(&format!("docs/runbooks.md#{}\n", alert.to_lowercase())),
+                "{alert} leads to none"
+            );
+        }
     }
 }

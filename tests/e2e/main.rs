@@ -10,6 +10,7 @@ mod bench_abuse;
 mod bench_control;
 mod bench_scaler;
 mod certificates;
+mod chart;
 mod client_certificates;
 mod closed_loop;
 mod daily_use;
@@ -173,6 +174,16 @@ fn alone() -> Vec<(&'static str, suite::Alone)> {
         ("availability::another_leads_in_time", || Box::pin(availability::row(Kind::Kills, 4))),
         ("availability::outages_pass", || Box::pin(availability::row(Kind::Outages, 2))),
         ("client_certificates::are_demanded_of_the_api_server", || Box::pin(client_certificates::demanded())),
+        ("chart::what_is_generated_is_current", || Box::pin(chart::generated::is_current())),
+        ("chart::kustomize_is_the_same", || Box::pin(chart::generated::kustomize_is_the_same())),
+        ("chart::values_are_checked", || Box::pin(chart::generated::values_are_checked())),
+        ("chart::answers_and_is_what_was_rendered", || {
+            Box::pin(chart::install::answers_and_is_what_was_rendered())
+        }),
+        ("chart::each_right_is_needed_and_all_are_enough", || {
+            Box::pin(chart::rights::each_is_needed_and_all_are_enough())
+        }),
+        ("chart::upgraded_and_removed", || Box::pin(chart::lifecycle::upgraded_and_removed())),
         ("plane_itself::a_warm_start_is_ready_in_time", || {
             Box::pin(plane_itself::a_warm_start_is_ready_in_time())
         }),

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use libtest_mimic::Failed;
 use serde_json::Value;
 use testbed::addons;
-use testbed::parts::operator_binary;
+use testbed::parts::{Part, operator_binary};
 use testbed::plane::wait::{Deadline, eventually};
-use testbed::plane::{Kubectl, Plane, PlaneOptions};
+use testbed::plane::{Kubectl, Output, Plane, PlaneOptions};
+use tokio::process::Command;
 use tokio::runtime::Runtime;
 use vllm_operator::api::VLLMCluster;
 
@@ -125,6 +126,28 @@ pub fn kubectl(plane: &Plane, namespace: &str, line: &str) -> Kubectl {
     let mut args = vec!["-n", namespace];
     args.extend(line.split_whitespace());
     plane.kubectl(&args)
+}
+
+/// Helm against the plane, its arguments as one types them; its own files lie with the plane's.
+pub async fn helm(plane: &Plane, namespace: &str, line: &str) -> anyhow::Result<Output> {
+    let home = |name: &str| plane.state_dir().join("helm").join(name);
+    let output = Command::new(plane.spec().binaries.path(Part::Helm))
+        .args(["--namespace", namespace])
+        .args(line.split_whitespace())
+        .env("KUBECONFIG", plane.kubeconfig())
+        .env("HELM_CACHE_HOME", home("cache"))
+        .env("HELM_CONFIG_HOME", home("config"))
+        .env("HELM_DATA_HOME", home("data"))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let command = format!("helm {line}");
+    let output = tokio::time::timeout(PATIENCE * 2, output)
+        .await
+        .with_context(|| format!("`{command}` did not end within {:?}", PATIENCE * 2))??;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    Ok(Output { command, stdout, stderr, status: output.status })
 }
 
 /// A namespace of the scenario's own.

@@ -21,7 +21,8 @@ const OPERATOR: &str = "vllm-operator-system";
 const PATIENCE: Duration = Duration::from_secs(90);
 const PROMETHEUS: &str = include_str!("../manifests/prometheus.yaml");
 /// What users are told to give to their Prometheus, by the names of the files.
-const PROMETHEUS_FILES: [(&str, &str); 2] = [
+const PROMETHEUS_FILES: [(&str, &str); 3] = [
+    ("alerts.yaml", include_str!("../../deploy/prometheus/alerts.yaml")),
     ("rules.yaml", include_str!("../../deploy/prometheus/rules.yaml")),
     ("scrape.yaml", include_str!("../../deploy/prometheus/scrape.yaml")),
 ];
@@ -298,7 +299,7 @@ mod tests {
 
     #[test]
     fn each_way_to_load_the_rule_has_the_same_and_finds_the_same_pods() {
-        let [rules, scrape] =
+        let [_, rules, scrape] =
             PROMETHEUS_FILES.map(|(_, text)| serde_saphyr::from_str::<Value>(text).unwrap());
         let objects: Vec<Value> =
             serde_saphyr::from_multiple(include_str!("../../deploy/prometheus/podmonitor.yaml")).unwrap();

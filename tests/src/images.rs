@@ -73,6 +73,7 @@ impl Images {
         part("ghcr.io/kedacore/keda-metrics-apiserver", "/keda-adapter", "keda-adapter");
         part("ghcr.io/kedacore/keda-admission-webhooks", "/keda-admission-webhooks", "keda-webhooks");
         part("registry.k8s.io/metrics-server/metrics-server", "/metrics-server", "metrics-server");
+        part("registry.k8s.io/kubectl", "/bin/kubectl", "kubectl");
         let prometheus = Image {
             args: ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
                 .map(String::from)

@@ -4,7 +4,8 @@
 //! from its inside), [`namespaces`] and [`pki`] (what it stands on); [`node`] with [`images`] and [`sandbox`] (pods as
 //! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated), [`pods`] (how it is told to be sick); [`addons`] (KEDA, Prometheus,
 //! metrics-server, the operator);
-//! [`by_hand`], [`demo`], [`bench_control`] and [`bench_scaler`] with [`hollow`], [`bench_abuse`] and [`availability`] (the commands).
+//! [`render`] (what is generated from the Helm chart); [`by_hand`], [`demo`], [`bench_control`] and [`bench_scaler`] with
+//! [`hollow`], [`bench_abuse`] and [`availability`] (the commands).
 
 pub mod addons;
 pub mod availability;
@@ -24,4 +25,5 @@ pub mod pki;
 pub mod plane;
 pub mod pods;
 pub mod proxy;
+pub mod render;
 pub mod sandbox;

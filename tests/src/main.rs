@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use testbed::plane::{enter, inside};
 use testbed::{
-    availability, bench_abuse, bench_control, bench_scaler, by_hand, demo, engine, load, parts, sandbox,
+    availability, bench_abuse, bench_control, bench_scaler, by_hand, demo, engine, load, parts, render, sandbox,
 };
 
 /// A Kubernetes control plane of your own, in namespaces of its own.
@@ -35,6 +35,8 @@ enum Command {
     BenchScaler(bench_scaler::BenchScaler),
     /// Builds the control plane's parts into the cache.
     Build,
+    /// Renders the Helm chart into the manifests, and copies into the charts what they hold of other files.
+    Render,
     /// Starts a plane and leaves it running.
     Up(by_hand::Up),
     /// Stops a plane that `up` started.
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         Command::Handshakes(handshakes) => availability::handshakes::main(&handshakes),
         Command::Load(load) => load::main(load),
         Command::Build => parts::Binaries::ensure().map(drop).map_err(Into::into),
+        Command::Render => render::main(),
         Command::Up(up) => by_hand::up(up),
         Command::Down(name) => by_hand::down(&name),
         Command::Shell(name) => by_hand::shell(&name),

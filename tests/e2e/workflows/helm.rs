@@ -1,17 +1,13 @@
 //! Releases that hold a cluster and what scales it. Helm applies the ScaledObject first: it sorts kinds that it does not
 //! know by name.
 
-use std::process::Stdio;
-
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use serde_json::json;
-use testbed::parts::Part;
 use testbed::plane::wait::{Deadline, eventually};
 use testbed::plane::{Output, Plane};
-use tokio::process::Command;
 
 use super::nobody_was_refused;
-use crate::suite::{PATIENCE, forget, kubectl, namespace, until};
+use crate::suite::{self, PATIENCE, forget, kubectl, namespace, until};
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/chart");
 
@@ -83,25 +79,10 @@ async fn settled(plane: &Plane, ns: &str, count: u32) -> anyhow::Result<()> {
     until(plane, ns, "hpa/keda-hpa-a", &hpa).await.map(drop)
 }
 
-/// Helm against the plane, its arguments as one types them; its own files lie with the plane's.
+/// Helm, which is to succeed.
 async fn helm(plane: &Plane, namespace: &str, line: &str) -> anyhow::Result<Output> {
-    let home = |name: &str| plane.state_dir().join("helm").join(name);
-    let output = Command::new(plane.spec().binaries.path(Part::Helm))
-        .args(["--namespace", namespace])
-        .args(line.split_whitespace())
-        .env("KUBECONFIG", plane.kubeconfig())
-        .env("HELM_CACHE_HOME", home("cache"))
-        .env("HELM_CONFIG_HOME", home("config"))
-        .env("HELM_DATA_HOME", home("data"))
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let command = format!("helm {}", line.replace(CHART, "model"));
-    let output = tokio::time::timeout(PATIENCE * 2, output)
-        .await
-        .with_context(|| format!("`{command}` did not end within {:?}", PATIENCE * 2))??;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-    ensure!(output.status.success(), "`{command}`: {}\n{stdout}{stderr}", output.status);
-    Ok(Output { command, stdout, stderr, status: output.status })
+    let output = suite::helm(plane, namespace, line).await?;
+    let Output { command, stdout, stderr, status } = &output;
+    ensure!(status.success(), "`{command}`: {status}\n{stdout}{stderr}");
+    Ok(output)
 }

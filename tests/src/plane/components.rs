@@ -92,6 +92,9 @@ pub fn apiserver(spec: &Spec) -> Component {
         // A write is in the log before its answer is: counting needs no waiting.
         args.set("audit-log-mode", "blocking");
         args.set("profiling", "false");
+        if spec.owner_references_checked {
+            args.set("enable-admission-plugins", "OwnerReferencesPermissionEnforcement");
+        }
         if spec.webhook_client.is_some() {
             args.path("admission-control-config-file", &spec.state.config("admission.json"));
         }

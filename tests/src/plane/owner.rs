@@ -46,6 +46,8 @@ pub struct PlaneOptions {
     /// The common name of the certificate that the API server shows to the operator's webhooks; by default it shows none.
     /// It is of the plane's own CA.
     pub webhook_client: Option<String>,
+    /// Whether the API server checks who may set `blockOwnerDeletion`, as that of OKD does.
+    pub owner_references_checked: bool,
     /// Command template of a real engine, in place of the simulated one.
     pub engine: Option<String>,
     /// Whether a component that ends is started again, as after a kill; otherwise the plane ends with it.
@@ -65,6 +67,7 @@ impl PlaneOptions {
             testbed_exe: testbed_exe.into(),
             operator_exe: None,
             webhook_client: None,
+            owner_references_checked: false,
             engine: None,
             restarts: false,
             hpa_downscale_stabilization: Duration::from_secs(10),
@@ -105,6 +108,7 @@ impl Plane {
             testbed_exe,
             operator_exe,
             webhook_client,
+            owner_references_checked,
             engine,
             restarts,
             hpa_downscale_stabilization,
@@ -119,6 +123,7 @@ impl Plane {
             testbed_exe,
             operator_exe,
             webhook_client,
+            owner_references_checked,
             engine,
             restarts,
             hpa_downscale_stabilization,

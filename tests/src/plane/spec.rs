@@ -25,6 +25,8 @@ pub struct Spec {
     /// The common name of the certificate that the API server shows to the operator's webhooks, if it is to show one.
     #[serde(default)]
     pub webhook_client: Option<String>,
+    /// Whether the API server checks who may set `blockOwnerDeletion`.
+    pub owner_references_checked: bool,
     /// Command template of a real engine in place of the simulated one.
     pub engine: Option<String>,
     /// Whether a component that ends is started again.

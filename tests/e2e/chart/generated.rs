@@ -1,0 +1,144 @@
+//! What is generated from the charts, compared with what lies in the tree.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use testbed::parts::{Binaries, Part};
+use testbed::render::{self, CHART, DEPLOY};
+
+/// Every generated file holds what is generated now.
+pub async fn is_current() -> anyhow::Result<()> {
+    let generated = tokio::task::spawn_blocking(|| render::all(&Binaries::ensure()?)).await??;
+    let stale: Vec<_> = generated.iter().filter(|file| file.is_stale()).map(|file| file.path).collect();
+    ensure!(stale.is_empty(), "stale below deploy/: {stale:?}; run `cargo testbed render`");
+    Ok(())
+}
+
+/// The kustomize base has the objects of `install.yaml` and no others.
+pub async fn kustomize_is_the_same() -> anyhow::Result<()> {
+    let kubectl = tokio::task::spawn_blocking(Binaries::ensure).await??.path(Part::Kubectl);
+    let output = Command::new(kubectl).args(["kustomize", DEPLOY]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let built = objects(&String::from_utf8(output.stdout)?)?;
+    let installed = objects(&fs::read_to_string(format!("{DEPLOY}/install.yaml"))?)?;
+    ensure!(built.keys().eq(installed.keys()), "{:?}, {:?}", built.keys(), installed.keys());
+    for (name, object) in &installed {
+        ensure!(built[name] == *object, "{name}: {} is built, {object} installed", built[name]);
+    }
+    Ok(())
+}
+
+/// Values that nobody has and values that cannot be are refused with their path; what is stated arrives.
+pub async fn values_are_checked() -> anyhow::Result<()> {
+    let helm = tokio::task::spawn_blocking(Binaries::ensure).await??.path(Part::Helm);
+    let template = |set: &str| {
+        let args = ["template", "vllm-operator", CHART, "--set", set];
+        Command::new(&helm).args(args).output().context("starting helm")
+    };
+    for (set, path, said) in [
+        ("replicaCounts=3", "''", "'replicaCounts' not allowed"),
+        ("replicaCount=0", "'/replicaCount'", "minimum: got 0, want 1"),
+        ("replicaCount=two", "'/replicaCount'", "got string, want integer"),
+        ("admission.mode=no", "'/admission/mode'", "must be one of 'deny', 'warn'"),
+        ("admission.modes=warn", "'/admission'", "'modes' not allowed"),
+        ("certificates.leafLife=7", "'/certificates/leafLife'", "got number, want null or string"),
+        ("certificates.leafLife=7w", "'/certificates/leafLife'", "does not match pattern"),
+        ("lease.durationSeconds=301", "'/lease/durationSeconds'", "maximum: got 301, want 300"),
+        ("admission.clientCertificates.names={a}", "'/admission/clientCertificates/names'", "maxItems"),
+        (
+            "certificates.mode=secret,certificates.trustSecretName=a",
+            "'/certificates/trustSecretName'",
+            "must be one of",
+        ),
+        ("scaler.keda.create=perhaps", "'/scaler/keda/create'", "got string, want boolean"),
+        ("image.digest=latest", "'/image/digest'", "does not match pattern"),
+        (
+            "certificates.mode=certManager,scaler.keda.create=true",
+            "certificates.certManager.issuerRef.kind:",
+            "needs a ClusterIssuer",
+        ),
+    ] {
+        let output = template(set)?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success(), "{set} was taken");
+        ensure!(text.contains(path) && text.contains(said), "{set}: {text}");
+    }
+    for (set, env, value) in [
+        ("admission.mode=warn", "ADMISSION_MODE", "warn"),
+        ("admission.rewriteTriggers=false", "REWRITE_TRIGGERS", "false"),
+        ("shutdown.graceSeconds=0", "GRACE_SECONDS", "0"),
+        ("scaler.mode=off", "SCALER", "off"),
+        ("scaler.keda.namespace=elsewhere", "KEDA_NAMESPACE", "elsewhere"),
+        (
+            "scaler.keda.namespace=elsewhere",
+            "AUTOSCALERS",
+            "system:serviceaccount:elsewhere:keda-operator,system:serviceaccount:kube-system:horizontal-pod-autoscaler,system:kube-controller-manager",
+        ),
+        ("certificates.mode=secret", "TLS_CERT_FILE", "/etc/vllm-operator/tls/tls.crt"),
+        ("certificates.trustSecretName=other", "TLS_CA_FILE", "/etc/vllm-operator/tls/ca.crt"),
+        (
+            "admission.clientCertificates.configMap=clients",
+            "CLIENT_CA_FILE",
+            "/etc/vllm-operator/webhook-clients/ca.crt",
+        ),
+    ] {
+        let output = template(set)?;
+        let text = String::from_utf8(output.stdout)?;
+        ensure!(output.status.success(), "{set}: {}", String::from_utf8_lossy(&output.stderr));
+        let rendered = objects(&text)?;
+        let container =
+            &rendered["Deployment default vllm-operator"]["spec"]["template"]["spec"]["containers"][0];
+        let found = container["env"].as_array().into_iter().flatten().find(|found| found["name"] == env);
+        ensure!(found.is_some_and(|found| found["value"] == value), "{set}: {}", container["env"]);
+    }
+    everything_is_rendered(&template)
+}
+
+/// With all that can be made, each object is made, and is YAML.
+fn everything_is_rendered(
+    template: &impl Fn(&str) -> anyhow::Result<std::process::Output>,
+) -> anyhow::Result<()> {
+    let set = "networkPolicy.create=true,monitoring.podMonitor.create=true,monitoring.serverMonitor.create=true,\
+               monitoring.prometheusRule.create=true,monitoring.labels.release=p,certificates.mode=certManager,\
+               certificates.certManager.issuerRef.name=ca,certificates.certManager.issuerRef.kind=ClusterIssuer,\
+               certificates.certManager.caInjector=true,scaler.keda.create=true";
+    let output = template(set)?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rendered = objects(&String::from_utf8(output.stdout)?)?;
+    for name in [
+        "NetworkPolicy default vllm-operator",
+        "PodMonitor default vllm-operator",
+        "PodMonitor default vllm-cluster",
+        "PrometheusRule default vllm-operator",
+        "Certificate default vllm-operator",
+        "Certificate keda vllm-operator-scaler",
+        "ClusterTriggerAuthentication  vllm-operator-scaler",
+    ] {
+        ensure!(rendered.contains_key(name), "{name} is not among {:?}", rendered.keys());
+    }
+    ensure!(!rendered.contains_key("Secret keda vllm-operator-scaler"), "cert-manager makes it");
+    let groups = rendered["PrometheusRule default vllm-operator"]["spec"]["groups"].as_array();
+    ensure!(groups.is_some_and(|groups| groups.len() == 2), "{groups:?}");
+    let without_helm = objects(&fs::read_to_string(format!("{DEPLOY}/prometheus/podmonitor.yaml"))?)?;
+    let (own, other) = (
+        &rendered["PodMonitor default vllm-cluster"]["spec"],
+        &without_helm["PodMonitor  vllm-cluster"]["spec"],
+    );
+    ensure!(own == other, "the servers' PodMonitor is {own} in the chart, and {other} without it");
+    Ok(())
+}
+
+/// Objects by kind, namespace and name.
+fn objects(text: &str) -> anyhow::Result<BTreeMap<String, Value>> {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(text).context("YAML")?;
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let named = objects.into_iter().filter(|object| !object.is_null()).map(|object| {
+        let metadata = &object["metadata"];
+        let name = [&object["kind"], &metadata["namespace"], &metadata["name"]].map(word).join(" ");
+        (name, object)
+    });
+    Ok(named.collect())
+}
