@@ -99,9 +99,6 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("closed_loop::load_scales_up_and_its_end_scales_down", |plane| {
             Box::pin(closed_loop::up_and_down(plane))
         }),
-        ("scaling::by_the_recorded_metric", |plane| Box::pin(scaling::prometheus::recorded_metric(plane))),
-        ("scaling::by_cpu", |plane| Box::pin(scaling::resources::cpu(plane))),
-        ("scaling::by_memory", |plane| Box::pin(scaling::resources::memory(plane))),
         ("explain::through_its_states", |plane| Box::pin(explain::through_its_states(plane))),
         ("workflows::side_by_side", |plane| Box::pin(workflows::side_by_side(plane))),
         ("workflows::two_scaled_objects_at_once", |plane| Box::pin(workflows::race::two_at_once(plane))),

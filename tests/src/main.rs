@@ -10,7 +10,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use testbed::plane::{enter, inside};
 use testbed::{
-    availability, bench_abuse, bench_control, bench_scaler, by_hand, demo, engine, load, parts, render, sandbox,
+    availability, bench_abuse, bench_control, bench_scaler, by_hand, demo, engine, load, parts, render,
+    sandbox,
 };
 
 /// A Kubernetes control plane of your own, in namespaces of its own.

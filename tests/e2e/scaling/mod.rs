@@ -1,9 +1,9 @@
 //! Triggers: what drives a VLLMCluster up and down, and what must not, by real KEDA, HPA, metrics-server and Prometheus, on
 //! engines that are told how to be.
 //!
-//! [`Driven`] is what all of them look at. One [`Signal`] on its own drives a cluster in [`servers`], [`prometheus`] and
-//! [`resources`]; four together in [`original`]. What keeps a count where it is stands in [`missing`], [`bad_days`] and
-//! [`isolation`].
+//! [`Driven`] is what all of them look at. Each signal of the servers on its own drives a cluster in [`servers`]; Prometheus, a
+//! response time, cpu and memory do in [`original`], one after the other, beside each other. What keeps a count where it is
+//! stands in [`missing`], [`bad_days`] and [`isolation`].
 //!
 //! **Architecture invariant**: what is asserted is on `/scale` and pods; what a signal's source says is waited for, so that a
 //! count that stays is one that was decided on.
@@ -12,8 +12,6 @@ pub mod bad_days;
 pub mod isolation;
 pub mod missing;
 pub mod original;
-pub mod prometheus;
-pub mod resources;
 pub mod servers;
 
 use std::sync::{Arc, Mutex};
