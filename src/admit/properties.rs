@@ -127,9 +127,11 @@ fn rest(mut object: Value) -> Value {
             let fields = trigger.as_object_mut().unwrap();
             fields.remove("metricType");
             let is_of_the_scaler = matches!(fields["type"].as_str(), Some("http" | "external"));
+            if is_of_the_scaler || fields["type"] == "external-push" {
+                fields.remove("authenticationRef");
+            }
             if is_of_the_scaler {
                 fields.remove("type");
-                fields.remove("authenticationRef");
             }
             let of_http = |key: &str| matches!(key, "url" | "scalerAddress" | "signal" | "path");
             fields["metadata"].as_object_mut().unwrap().retain(|key, _| {
