@@ -3,7 +3,7 @@
 //! Their pods are on the hollow node, and one process answers at all of their addresses, as an engine of its own each.
 //!
 //! Of ScaledObjects whose minimum is 1 or more, KEDA's own polls take what the HPA was told last, for as long as that asks
-//! (`UsesHPAObservations` in KEDA 2.21). So it is the HPA's period that says how often the scaler is asked.
+//! (`UsesHPAObservations` in KEDA 2.21). With `useCachedMetrics` it polls at its own interval, and tells HPAs what it has.
 //!
 //! **Architecture invariant**: no cluster has a queue, so whatever count is written is a mistake.
 
@@ -118,7 +118,7 @@ impl fmt::Display for Figures {
                 "",
             )?;
         }
-        write!(f, "Each HPA looks every {} s, and KEDA polls no oftener.", hpa_period.as_secs_f64())
+        write!(f, "KEDA polls every {} s; HPAs look every {} s.", POLLING.as_secs(), hpa_period.as_secs_f64())
     }
 }
 
@@ -225,7 +225,9 @@ async fn drive(client: &Client, names: &[String]) -> anyhow::Result<()> {
     let (objects, params) = (&scaled_objects(client), &PostParams::default());
     futures::stream::iter(names)
         .map(async |name| {
-            let object = serde_json::from_value(scaled_object(name, POLLING, &queue()))?;
+            let mut trigger = queue();
+            trigger["useCachedMetrics"] = json!(true);
+            let object = serde_json::from_value(scaled_object(name, POLLING, &trigger))?;
             let created = trying_again(|| objects.create(params, &object)).await;
             created.with_context(|| format!("creating ScaledObject {name}"))?;
             anyhow::Ok(())
