@@ -85,27 +85,25 @@ where
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
         let calls = self.calls.clone();
-        let method = written(request.method());
-        let resource = resource(request.uri());
-        let watches = is_watch(request.uri());
+        // Of a read nothing is told, and so nothing is found out.
+        let write = written(request.method()).map(|method| (method, resource(request.uri())));
+        let watched = is_watch(request.uri()).then(|| Watched { resource: resource(request.uri()) });
         let answer = self.inner.call(request);
         async move {
             let answer = answer.await;
-            if let Some(method) = method {
+            if let Some((method, resource)) = write {
                 let code = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
                 calls.writes.get_or_create(&Write { resource, method, code }).inc();
-            } else if watches {
-                let heard = calls.heard.get_or_create_owned(&Watched { resource });
-                return answer.map_err(Into::into).map(|answer| {
-                    answer.map(|body| {
-                        Body::new(body.map_frame(move |frame| {
-                            heard.set(Timestamp::now().as_duration().as_secs_f64());
-                            frame
-                        }))
-                    })
-                });
             }
-            answer.map_err(Into::into).map(|answer| answer.map(Body::new))
+            let heard = watched.map(|watched| calls.heard.get_or_create_owned(&watched));
+            let told = |body: B| match heard {
+                Some(heard) => Body::new(body.map_frame(move |frame| {
+                    heard.set(Timestamp::now().as_duration().as_secs_f64());
+                    frame
+                })),
+                None => Body::new(body),
+            };
+            answer.map(|answer| answer.map(told)).map_err(Into::into)
         }
         .boxed()
     }

@@ -77,27 +77,29 @@ pub async fn rotation(plane: &Plane) -> anyhow::Result<()> {
     namespace(plane, ns).await?;
     apply(plane, ns, &cluster("a", "replicas: 2\nmaxReplicas: 10")).await?;
     apply(plane, ns, &scaled_object(ns, "queue", "a", 1, 4)).await?;
-    with_settings(plane, SHORT).await?;
-    let ended = under_writes(plane, ns).await;
-    with_settings(plane, AS_SHIPPED).await?;
-    ended?;
+    while_rotating(plane, under_writes(plane, ns)).await?;
     forget(plane, ns).await
+}
+
+/// Does it while one CA after the other signs.
+async fn while_rotating(plane: &Plane, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    with_settings(plane, SHORT).await?;
+    let ended = work.await;
+    with_settings(plane, AS_SHIPPED).await?;
+    ended
 }
 
 /// Has the CA rotated twice, from a new one on and to a new one.
 pub async fn rotated(plane: &Plane) -> anyhow::Result<()> {
-    with_settings(plane, SHORT).await?;
     let signers = Mutex::new(BTreeSet::new());
-    let ended = eventually("two rotations of the CA", Deadline::after(PATIENCE * 2), || async {
+    let rotations = eventually("two rotations of the CA", Deadline::after(PATIENCE * 2), || async {
         let secret =
             get(plane, OPERATOR, "secret/vllm-operator-ca").await.map_err(|error| format!("{error:#}"))?;
         let mut signers = signers.lock().map_err(|error| error.to_string())?;
         signers.insert(secret["data"]["ca.crt"].to_string());
         if signers.len() > 2 { Ok(()) } else { Err(format!("{} CAs", signers.len())) }
-    })
-    .await;
-    with_settings(plane, AS_SHIPPED).await?;
-    ended
+    });
+    while_rotating(plane, rotations).await
 }
 
 /// Starts the operator anew with other settings and without a CA.

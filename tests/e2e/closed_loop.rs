@@ -1,6 +1,5 @@
 //! The closed loop: HTTP load → queue → Prometheus → KEDA → HPA → `/scale` → StatefulSet → pods → status, and back.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -9,7 +8,8 @@ use testbed::load;
 use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
 
-use super::suite::{apply, cluster, follow, forget, get, kubectl, namespace, scaled_object, until};
+use super::scaling::active;
+use super::suite::{Counts, apply, cluster, forget, get, kubectl, namespace, scaled_object, until};
 
 const NS: &str = "closed-loop";
 const HPA: &str = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
@@ -23,7 +23,7 @@ pub async fn up_and_down(plane: &Plane) -> anyhow::Result<()> {
     namespace(plane, NS).await?;
     apply(plane, NS, &cluster("a", "replicas: 1\nmaxReplicas: 5\nargs: [--max-num-seqs=4]")).await?;
     until(plane, NS, "vllmcluster/a", &[("/status/readyReplicas", json!(1))]).await?;
-    let seen = watch_counts(plane).await?;
+    let counts = Counts::follow(plane, NS, "a").await?;
     apply(plane, NS, &scaled_object(NS, "queue", "a", 1, 3)).await?;
     kubectl(plane, NS, "wait --for=condition=Ready scaledobject/queue --timeout=60s").ok().await?;
 
@@ -34,7 +34,7 @@ pub async fn up_and_down(plane: &Plane) -> anyhow::Result<()> {
     all_are(plane, 1).await?;
     healthy(plane).await?;
 
-    let seen = seen.lock().map_err(|_| anyhow::anyhow!("the watch panicked"))?.clone();
+    let seen = counts.seen()?;
     ensure!(seen.iter().all(|count| (1..=3).contains(count)), "counts on the way: {seen:?}");
     ensure!(
         seen.first() == Some(&1) && seen.contains(&3) && seen.last() == Some(&1),
@@ -57,23 +57,6 @@ pub async fn up_and_down(plane: &Plane) -> anyhow::Result<()> {
         .count();
     ensure!(scaled >= 2, "the HPA itself wrote to /scale {scaled} times, up and down");
     forget(plane, NS).await
-}
-
-/// Every count of the cluster from now on.
-async fn watch_counts(plane: &Plane) -> anyhow::Result<Arc<Mutex<Vec<i32>>>> {
-    let seen = follow(plane, NS, |seen: &mut Vec<i32>, cluster| {
-        let count = cluster.spec.replicas.unwrap_or_default();
-        if seen.last() != Some(&count) {
-            seen.push(count);
-        }
-    })
-    .await?;
-    let first = Arc::clone(&seen);
-    eventually("the watch sees the cluster", Deadline::after(TURN), || async {
-        first.lock().is_ok_and(|seen| !seen.is_empty()).then_some(()).ok_or_else(|| "nothing".to_owned())
-    })
-    .await?;
-    Ok(seen)
 }
 
 /// Spec, StatefulSet, pods and status have come to the same count.
@@ -102,11 +85,6 @@ async fn all_are(plane: &Plane, count: i64) -> anyhow::Result<()> {
 /// The HPA can scale and has its metric.
 async fn healthy(plane: &Plane) -> anyhow::Result<()> {
     let hpa = get(plane, NS, "hpa/keda-hpa-queue").await?;
-    let holds = |kind: &str| {
-        hpa["status"]["conditions"]
-            .as_array()
-            .is_some_and(|all| all.iter().any(|found| found["type"] == kind && found["status"] == "True"))
-    };
-    ensure!(holds("AbleToScale") && holds("ScalingActive"), "{:#}", hpa["status"]);
+    ensure!(active(&hpa), "{:#}", hpa["status"]);
     Ok(())
 }

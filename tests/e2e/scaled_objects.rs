@@ -49,7 +49,7 @@ pub async fn refused(plane: &Plane) -> anyhow::Result<()> {
         (
             "triggers: [{type: http, metadata: {targetValue: \"100\", url: \"http://www.example.com/v1/models\"}}]"
                 .into(),
-            "http",
+            "use the name of a Service",
         ),
     ] {
         let text = kubectl(plane, NS, "create -f -")

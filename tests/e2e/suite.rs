@@ -185,6 +185,36 @@ pub async fn follow<T: Default + Send + 'static>(
     Ok(seen)
 }
 
+/// The counts that are wanted of a cluster, one after the other.
+pub struct Counts(Arc<Mutex<Vec<i32>>>);
+
+impl Counts {
+    /// From now on, once the cluster is seen.
+    pub async fn follow(plane: &Plane, namespace: &str, cluster: &'static str) -> anyhow::Result<Self> {
+        let counts = follow(plane, namespace, move |counts: &mut Vec<i32>, seen| {
+            let count = seen.spec.replicas.unwrap_or_default();
+            if seen.metadata.name.as_deref() == Some(cluster) && counts.last() != Some(&count) {
+                counts.push(count);
+            }
+        })
+        .await?;
+        let counts = Self(counts);
+        eventually("the watch sees the cluster", Deadline::after(PATIENCE), || async {
+            counts
+                .seen()
+                .map_err(|error| error.to_string())
+                .and_then(|seen| if seen.is_empty() { Err("nothing".to_owned()) } else { Ok(()) })
+        })
+        .await?;
+        Ok(counts)
+    }
+
+    /// Each of them, once for as long as it lasted.
+    pub fn seen(&self) -> anyhow::Result<Vec<i32>> {
+        self.0.lock().map(|seen| seen.clone()).map_err(|_| anyhow::anyhow!("the watch panicked"))
+    }
+}
+
 /// Waits until every JSON pointer of an object has its value.
 pub async fn until(
     plane: &Plane,

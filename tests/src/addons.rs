@@ -157,6 +157,18 @@ async fn replicas_and_endpoints(plane: &Plane) -> anyhow::Result<[usize; 4]> {
     Ok([wanted.try_into()?, pods["items"].as_array().map_or(0, Vec::len), endpoints.len(), ready])
 }
 
+/// A trigger that the operator's scaler answers, with these values of its metadata.
+pub fn scaler_trigger(stated: &[(&str, &str)]) -> Value {
+    let mut trigger = json!({
+        "type": "external",
+        "metadata": {"scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:443"},
+    });
+    for (key, value) in stated {
+        trigger["metadata"][key] = json!(value);
+    }
+    trigger
+}
+
 /// Lets KEDA call the operator's scaler, and waits until every replica takes triggers for it: each looks by itself.
 pub async fn introduce_scaler(plane: &Plane) -> anyhow::Result<()> {
     plane.kubectl(&["apply", "-f", SCALER_MANIFEST]).ok().await?;
@@ -174,10 +186,7 @@ pub async fn introduce_scaler(plane: &Plane) -> anyhow::Result<()> {
                     "scaleTargetRef": {
                         "apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": "x",
                     },
-                    "triggers": [{"type": "external", "metadata": {
-                        "scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:443",
-                        "signal": "queue", "targetValue": "1",
-                    }}],
+                    "triggers": [scaler_trigger(&[("signal", "queue"), ("targetValue", "1")])],
                 },
             },
         },

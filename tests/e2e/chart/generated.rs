@@ -2,12 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use testbed::parts::{Binaries, Part};
 use testbed::render::{self, CHART, DEPLOY};
+
+/// Values with which all is made that can be.
+const EVERYTHING: &str = "networkPolicy.create=true,monitoring.podMonitor.create=true,monitoring.serverMonitor.create=true,\
+               monitoring.prometheusRule.create=true,monitoring.labels.release=p,certificates.mode=certManager,\
+               certificates.certManager.issuerRef.name=ca,certificates.certManager.issuerRef.kind=ClusterIssuer,\
+               certificates.certManager.caInjector=true,scaler.keda.create=true";
 
 /// Every generated file holds what is generated now.
 pub async fn is_current() -> anyhow::Result<()> {
@@ -85,29 +91,24 @@ pub async fn values_are_checked() -> anyhow::Result<()> {
             "/etc/vllm-operator/webhook-clients/ca.crt",
         ),
     ] {
-        let output = template(set)?;
-        let text = String::from_utf8(output.stdout)?;
-        ensure!(output.status.success(), "{set}: {}", String::from_utf8_lossy(&output.stderr));
-        let rendered = objects(&text)?;
+        let rendered = rendered(set, template(set)?)?;
         let container =
             &rendered["Deployment default vllm-operator"]["spec"]["template"]["spec"]["containers"][0];
         let found = container["env"].as_array().into_iter().flatten().find(|found| found["name"] == env);
         ensure!(found.is_some_and(|found| found["value"] == value), "{set}: {}", container["env"]);
     }
-    everything_is_rendered(&template)
+    let rendered = rendered(EVERYTHING, template(EVERYTHING)?)?;
+    everything_is_rendered(&rendered)
+}
+
+/// The objects that Helm has rendered with `set`.
+fn rendered(set: &str, output: Output) -> anyhow::Result<BTreeMap<String, Value>> {
+    ensure!(output.status.success(), "{set}: {}", String::from_utf8_lossy(&output.stderr));
+    objects(&String::from_utf8(output.stdout)?)
 }
 
 /// With all that can be made, each object is made, and is YAML.
-fn everything_is_rendered(
-    template: &impl Fn(&str) -> anyhow::Result<std::process::Output>,
-) -> anyhow::Result<()> {
-    let set = "networkPolicy.create=true,monitoring.podMonitor.create=true,monitoring.serverMonitor.create=true,\
-               monitoring.prometheusRule.create=true,monitoring.labels.release=p,certificates.mode=certManager,\
-               certificates.certManager.issuerRef.name=ca,certificates.certManager.issuerRef.kind=ClusterIssuer,\
-               certificates.certManager.caInjector=true,scaler.keda.create=true";
-    let output = template(set)?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let rendered = objects(&String::from_utf8(output.stdout)?)?;
+fn everything_is_rendered(rendered: &BTreeMap<String, Value>) -> anyhow::Result<()> {
     for name in [
         "NetworkPolicy default vllm-operator",
         "PodMonitor default vllm-operator",

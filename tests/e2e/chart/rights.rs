@@ -3,6 +3,7 @@
 //! **Architecture invariant**: the rules are read from the roles that were installed, so that a new one is tried as well.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -128,14 +129,15 @@ fn forbidden(plane: &Plane, before: usize) -> anyhow::Result<String> {
 
 /// What the pods of the operator have written since they were started.
 fn log(plane: &Plane) -> anyhow::Result<String> {
-    let mut text = String::new();
-    for file in fs::read_dir(plane.logs_dir().join("pods"))? {
-        let file = file?.path();
-        if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NS)) {
-            text += &fs::read_to_string(file)?;
-        }
-    }
-    Ok(text)
+    logs(plane)?.into_iter().map(|file| Ok(fs::read_to_string(file)?)).collect()
+}
+
+/// The files that the operator's pods write to.
+fn logs(plane: &Plane) -> anyhow::Result<Vec<PathBuf>> {
+    let files = fs::read_dir(plane.logs_dir().join("pods"))?;
+    let mut files: Vec<_> = files.map(|file| Ok(file?.path())).collect::<anyhow::Result<_>>()?;
+    files.retain(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NS)));
+    Ok(files)
 }
 
 /// Ends the operator, and forgets what it made and what it wrote.
@@ -143,11 +145,8 @@ async fn stop(plane: &Plane) -> anyhow::Result<()> {
     crate::suite::stop_operator(plane).await?;
     kubectl(plane, NS, "delete secret/vllm-operator-ca lease/vllm-operator --ignore-not-found").ok().await?;
     kubectl(plane, "keda", "patch secret vllm-operator-scaler --type=merge -p {\"data\":null}").ok().await?;
-    for file in fs::read_dir(plane.logs_dir().join("pods"))? {
-        let file = file?.path();
-        if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NS)) {
-            fs::write(file, "")?;
-        }
+    for file in logs(plane)? {
+        fs::write(file, "")?;
     }
     Ok(())
 }

@@ -249,7 +249,7 @@ fn answered() -> Vec<Case> {
             "scaler-pushes",
             json!([{
                 "type": "external-push", "metricType": "AverageValue",
-                "authenticationRef": {"kind": "ClusterTriggerAuthentication", "name": "vllm-operator-scaler"},
+                "authenticationRef": scaler_authentication(),
                 "metadata": {
                     "scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:443", "signal": "queue", "targetValue": "5",
                 },
@@ -270,14 +270,18 @@ fn rewritten() -> Case {
         Expect::stores([
             ("/triggers/0/type", json!("external")),
             ("/triggers/0/metricType", json!("Value")),
-            ("/triggers/0/authenticationRef/kind", json!("ClusterTriggerAuthentication")),
-            ("/triggers/0/authenticationRef/name", json!("vllm-operator-scaler")),
+            ("/triggers/0/authenticationRef", scaler_authentication()),
             ("/triggers/0/metadata", metadata),
         ])
         .warns(&[
             "spec.triggers[0]: KEDA has no trigger \"http\"; stored as {type: external, metricType: Value,",
         ]),
     )
+}
+
+/// With what KEDA connects to the operator's scaler.
+fn scaler_authentication() -> Value {
+    json!({"kind": "ClusterTriggerAuthentication", "name": "vllm-operator-scaler"})
 }
 
 /// What follows from the rest is filled in.
@@ -287,8 +291,7 @@ fn connected() -> Case {
     }});
     case("scaler", json!([trigger])).expect(Expect::stores([
         ("/triggers/0/metricType", json!("AverageValue")),
-        ("/triggers/0/authenticationRef/kind", json!("ClusterTriggerAuthentication")),
-        ("/triggers/0/authenticationRef/name", json!("vllm-operator-scaler")),
+        ("/triggers/0/authenticationRef", scaler_authentication()),
     ]))
 }
 

@@ -8,7 +8,7 @@ use testbed::addons::{introduce_scaler, scale_operator, wait_for_operator};
 use testbed::plane::Plane;
 use tokio::time::timeout;
 
-use super::{Busy, Driven, Signal, active, queue, start, waiting};
+use super::{Driven, active, queue, start, waiting};
 use crate::certificates;
 use crate::suite::{REPLICAS, forget, kubectl};
 
@@ -20,13 +20,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 pub async fn scale_nothing(plane: &Plane) -> anyhow::Result<()> {
     scale_operator(plane, 3).await?;
     introduce_scaler(plane).await?;
-    let signal = Signal {
-        namespace: "scaling-bad-days",
-        spec: "",
-        triggers: json!([queue()]),
-        busy: Busy::First(waiting(100)),
-    };
-    let driven = start(plane, &signal).await?;
+    let driven = start(plane, "scaling-bad-days", "", &[queue()]).await?;
     // 15 want two replicas, and 25 three.
     moves_to(&driven, 2, 15, "7500m").await?;
 
@@ -60,7 +54,7 @@ pub async fn scale_nothing(plane: &Plane) -> anyhow::Result<()> {
     moves_to(&driven, 2, 15, "7500m").await?;
 
     scale_operator(plane, REPLICAS).await?;
-    forget(plane, signal.namespace).await
+    forget(plane, driven.namespace).await
 }
 
 /// With so many requests waiting it comes to `count`, and stays.
@@ -78,7 +72,7 @@ async fn kept(
 ) -> anyhow::Result<()> {
     let counts = driven.follow().await?;
     day().await?;
-    ensure!(counts.seen() == [count], "counts on the way: {:?}", counts.seen());
+    ensure!(counts.seen()? == [count], "counts on the way: {:?}", counts.seen()?);
     Ok(())
 }
 

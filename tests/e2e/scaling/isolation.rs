@@ -1,12 +1,11 @@
 //! Whom the scaler asks: the servers of the cluster that the asking ScaledObject drives, and nobody else.
 
 use anyhow::{Context as _, ensure};
-use serde_json::json;
 use testbed::engine::control::{Control, LANDING};
 use testbed::plane::Plane;
 use testbed::pods::ENGINE_PORT;
 
-use super::{Busy, CLUSTER, Driven, MOST, Signal, queue, start, waiting};
+use super::{CLUSTER, Driven, MOST, queue, start, waiting};
 use crate::suite::{apply, forget, get, kubectl};
 
 /// As the scaler calls itself.
@@ -30,14 +29,11 @@ spec:
 
 /// Another namespace's cluster of the same name, a pod with forged labels, and a redirect to it.
 pub async fn asks_nobody_else(plane: &Plane) -> anyhow::Result<()> {
-    let signal = |namespace| Signal {
-        namespace,
-        spec: "",
-        triggers: json!([queue()]),
-        busy: Busy::First(waiting(100)),
-    };
-    let (quiet, loud) = (signal("scaling-quiet"), signal("scaling-loud"));
-    let (quiet, loud) = tokio::try_join!(start(plane, &quiet), start(plane, &loud))?;
+    let triggers = [queue()];
+    let (quiet, loud) = tokio::try_join!(
+        start(plane, "scaling-quiet", "", &triggers),
+        start(plane, "scaling-loud", "", &triggers),
+    )?;
     apply(plane, quiet.namespace, FORGED).await?;
     kubectl(plane, quiet.namespace, "wait --for=condition=Ready pod/forged --timeout=60s").ok().await?;
     quiet.engines.set("forged", &waiting(100)).await?;
@@ -67,7 +63,7 @@ pub async fn asks_nobody_else(plane: &Plane) -> anyhow::Result<()> {
     let own = quiet.engines.seen(&quiet.pod(0)).await?;
     let followed = own.requests.iter().any(|asked| asked.path == LANDING && asked.agent.starts_with(SCALER));
     ensure!(!followed, "a redirect was followed: {own:?}");
-    ensure!(counts.seen() == [1], "counts of {CLUSTER} on the way: {:?}", counts.seen());
+    ensure!(counts.seen()? == [1], "counts of {CLUSTER} on the way: {:?}", counts.seen()?);
     tokio::try_join!(forget(plane, quiet.namespace), forget(plane, loud.namespace)).map(drop)
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use testbed::engine::control::{Control, Hang};
 use testbed::plane::Plane;
 
-use super::{Busy, Driven, MOST, Signal, queue, start, waiting};
+use super::{Busy, Driven, MOST, queue, start, waiting};
 use crate::suite::{forget, kubectl};
 
 /// An idle engine of a debug build uses a small part of either.
@@ -19,13 +19,8 @@ const ONE_IS_SILENT: &str = "10";
 
 /// Three stay three, whatever one of them does; and another trigger goes on where all are silent.
 pub async fn takes_nothing_away(plane: &Plane) -> anyhow::Result<()> {
-    let signal = Signal {
-        namespace: "scaling-missing",
-        spec: REQUESTS,
-        triggers: json!([queue(), {"type": "cpu", "metricType": "Utilization", "metadata": {"value": "70"}}]),
-        busy: Busy::First(waiting(100)),
-    };
-    let driven = start(plane, &signal).await?;
+    let cpu = json!({"type": "cpu", "metricType": "Utilization", "metadata": {"value": "70"}});
+    let driven = start(plane, "scaling-missing", REQUESTS, &[queue(), cpu]).await?;
     driven.engines.set(&driven.pod(0), &waiting(100)).await?;
     driven.all_are(MOST).await?;
     for index in 0..MOST {
@@ -47,7 +42,7 @@ pub async fn takes_nothing_away(plane: &Plane) -> anyhow::Result<()> {
         speaks_again(&driven, 1).await?;
     }
     disappears(&driven).await?;
-    ensure!(counts.seen() == [3], "counts on the way: {:?}", counts.seen());
+    ensure!(counts.seen()? == [3], "counts on the way: {:?}", counts.seen()?);
 
     for index in 0..MOST {
         driven.engines.heal(&driven.pod(index)).await?;
@@ -56,7 +51,7 @@ pub async fn takes_nothing_away(plane: &Plane) -> anyhow::Result<()> {
     // Nobody knows of a queue, and cpu alone asks for more.
     let busy = Control { cpu_millicores: 600, hang: Hang::AllButHealth, ..Control::default() };
     driven.up_and_down(&Busy::First(busy)).await?;
-    forget(plane, signal.namespace).await
+    forget(plane, driven.namespace).await
 }
 
 async fn speaks_again(driven: &Driven<'_>, index: i64) -> anyhow::Result<()> {

@@ -14,37 +14,25 @@ pub mod missing;
 pub mod original;
 pub mod servers;
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
+use testbed::addons::scaler_trigger;
 use testbed::engine::control::Control;
 use testbed::plane::Plane;
 use testbed::plane::wait::{Deadline, eventually};
 use testbed::pods::Engines;
 
-use super::suite::{apply, cluster, follow, forget, get, kubectl, namespace, until};
+use super::suite::{Counts, apply, cluster, get, kubectl, namespace, until};
 
 /// metrics-server's two looks, KEDA's and the HPA's periods, and the start or end of pods add up on busy cores.
 const TURN: Duration = Duration::from_mins(3);
-/// The cluster that a [`Signal`] drives, and its ScaledObject.
+/// The cluster that [`start`] makes, and its ScaledObject.
 const CLUSTER: &str = "a";
 const SCALED_OBJECT: &str = "x";
 /// The most replicas.
 const MOST: i64 = 3;
-
-/// What drives a cluster.
-struct Signal {
-    /// A namespace of its own.
-    namespace: &'static str,
-    /// Lines of the cluster's spec, beside counts.
-    spec: &'static str,
-    /// The ScaledObject's triggers.
-    triggers: Value,
-    /// How pods are told that more are wanted than [`MOST`].
-    busy: Busy,
-}
 
 /// What pods are told.
 enum Busy {
@@ -54,30 +42,28 @@ enum Busy {
     Each(Control),
 }
 
-/// Up to the most and down to one.
-async fn up_and_down(plane: &Plane, signal: &Signal) -> anyhow::Result<()> {
-    let driven = start(plane, signal).await?;
-    driven.up_and_down(&signal.busy).await?;
-    forget(plane, signal.namespace).await
-}
-
-/// A cluster of one and its ScaledObject, which has its metrics; nothing is asked for yet.
-async fn start<'a>(plane: &'a Plane, signal: &Signal) -> anyhow::Result<Driven<'a>> {
-    let Signal { namespace: ns, spec, triggers, busy: _ } = signal;
+/// A cluster of one, with these lines of its spec beside counts, and a ScaledObject with these triggers, in a namespace of their own.
+/// The autoscaler has its metrics; nothing is asked for yet.
+async fn start<'a>(
+    plane: &'a Plane,
+    ns: &'static str,
+    spec: &str,
+    triggers: &[Value],
+) -> anyhow::Result<Driven<'a>> {
     namespace(plane, ns).await?;
     let spec = format!("replicas: 1\nmaxReplicas: {MOST}\naccelerator: {{count: 0}}\n{spec}");
     apply(plane, ns, &cluster(CLUSTER, spec.trim_end())).await?;
     until(plane, ns, &format!("vllmcluster/{CLUSTER}"), &[("/status/readyReplicas", json!(1))]).await?;
     apply(plane, ns, &scaled_object(triggers).to_string()).await?;
     let driven = Driven::of(plane, ns, CLUSTER, SCALED_OBJECT).await?;
-    driven.has_metrics(triggers.as_array().map_or(0, Vec::len)).await?;
+    driven.has_metrics(triggers.len()).await?;
     let count = driven.scale().await?;
     ensure!(count == 1, "it grew to {count} without a reason: {}", driven.hpa().await?["status"]);
     Ok(driven)
 }
 
 /// A ScaledObject with these triggers that KEDA and HPA act on as soon as they can.
-fn scaled_object(triggers: &Value) -> Value {
+fn scaled_object(triggers: &[Value]) -> Value {
     let mut object = json!({
         "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": {"name": SCALED_OBJECT},
         "spec": {
@@ -102,21 +88,9 @@ fn at_once() -> Value {
     }})
 }
 
-/// A trigger that the operator's own scaler answers, with these values of its metadata.
-fn own(stated: &[(&str, &str)]) -> Value {
-    let mut trigger = json!({
-        "type": "external",
-        "metadata": {"scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:443"},
-    });
-    for (key, value) in stated {
-        trigger["metadata"][key] = json!(value);
-    }
-    trigger
-}
-
 /// A trigger on the requests that wait: more than 10 for a replica want another.
 fn queue() -> Value {
-    own(&[("signal", "queue"), ("targetValue", "10")])
+    scaler_trigger(&[("signal", "queue"), ("targetValue", "10")])
 }
 
 /// An engine at which so many requests wait.
@@ -222,22 +196,9 @@ impl<'a> Driven<'a> {
         scale["spec"]["replicas"].as_i64().with_context(|| format!("no count in {scale}"))
     }
 
-    /// Every count that is wanted of the cluster from now on, each once for as long as it lasts.
+    /// Every count that is wanted of the cluster from now on.
     async fn follow(&self) -> anyhow::Result<Counts> {
-        let cluster = self.cluster;
-        let counts = follow(self.plane, self.namespace, move |counts: &mut Vec<i32>, seen| {
-            let count = seen.spec.replicas.unwrap_or_default();
-            if seen.metadata.name.as_deref() == Some(cluster) && counts.last() != Some(&count) {
-                counts.push(count);
-            }
-        })
-        .await?;
-        let counts = Counts(counts);
-        eventually("the watch sees the cluster", Deadline::after(TURN), || async {
-            if counts.seen().is_empty() { Err("nothing".to_owned()) } else { Ok(()) }
-        })
-        .await?;
-        Ok(counts)
+        Counts::follow(self.plane, self.namespace, self.cluster).await
     }
 
     /// The HPA that KEDA has made.
@@ -258,21 +219,12 @@ impl<'a> Driven<'a> {
     }
 }
 
-/// The counts that were wanted of a cluster, one after the other.
-struct Counts(Arc<Mutex<Vec<i32>>>);
-
-impl Counts {
-    fn seen(&self) -> Vec<i32> {
-        self.0.lock().map(|seen| seen.clone()).unwrap_or_default()
-    }
-}
-
 fn metrics(hpa: &Value) -> impl Iterator<Item = &Value> {
     hpa["status"]["currentMetrics"].as_array().into_iter().flatten()
 }
 
 /// Whether an HPA can read its metrics and act on them.
-fn active(hpa: &Value) -> bool {
+pub fn active(hpa: &Value) -> bool {
     holds(hpa, "AbleToScale") && holds(hpa, "ScalingActive")
 }
 

@@ -96,9 +96,5 @@ fn scaled_object(name: &str, polling_interval: Duration, trigger: &Value) -> Val
 
 /// The operator's own trigger: ten waiting requests for each replica.
 fn queue() -> Value {
-    json!({"type": "external", "metadata": {
-        "scalerAddress": "vllm-operator-scaler.vllm-operator-system.svc:443",
-        "signal": "queue",
-        "targetValue": "10",
-    }})
+    addons::scaler_trigger(&[("signal", "queue"), ("targetValue", "10")])
 }
