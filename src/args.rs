@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::api::names::{CLUSTER_DOMAIN, OPERATOR_NAMESPACE, SCALER_SERVICE};
 use crate::policy::Mode;
@@ -19,6 +20,26 @@ pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The name of the program where kubectl takes it for its plugin `vllm`.
+pub const PLUGIN: &str = "kubectl-vllm";
+/// What an operator is installed and run with, which is no matter of a plugin.
+const NOT_OF_A_PLUGIN: [&str; 4] = ["run", "crd", "manifest", "rules"];
+
+/// The command line of the program that is called by this name.
+pub fn command(program: &str) -> clap::Command {
+    let command = Args::command();
+    if program != PLUGIN {
+        return command;
+    }
+    let command = command
+        .name(PLUGIN)
+        .bin_name("kubectl vllm")
+        .about("Look at autoscalable vLLM servers on Kubernetes.");
+    NOT_OF_A_PLUGIN
+        .iter()
+        .fold(command, |command, name| command.mut_subcommand(*name, |command| command.hide(true)))
 }
 
 /// The commands.
@@ -43,15 +64,86 @@ pub enum Command {
     /// One page that follows the chain of the cluster of the kubeconfig: ScaledObject, triggers, HPA, /scale, StatefulSet,
     /// pods. Nothing is written. Exit code 0, or 2 where there is no such cluster or it may not be read.
     ExplainScaling(ExplainArgs),
+    /// Show all VLLMClusters: servers, bounds, what drives them, and which of them want a look.
+    ///
+    /// Nothing is written. Exit code 0, or 2 where the cluster of the kubeconfig cannot be read.
+    Status(StatusArgs),
+    /// Look for what is wrong with an installation, and tell the way out of each.
+    ///
+    /// Looks at the definition, the operator's pods, its webhooks and whether the API server reaches and trusts them, its certificates,
+    /// rights and leader, KEDA and the metrics APIs, and at what scales. Nothing is stored: two objects are created as a dry run. It
+    /// takes the rights of a cluster's administrator; what may not be read is told. Exit code 0 where nothing is broken, 1 where
+    /// something is, 2 where the cluster cannot be asked.
+    Doctor(DoctorArgs),
+    /// Print a script with which a shell completes commands and flags.
+    ///
+    /// For bash: source <(vllm-operator completions bash).
+    Completions(CompletionsArgs),
 }
 
-/// How an explanation is printed.
+/// How what is found is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ExplainOutput {
-    /// As a page.
+pub enum Output {
+    /// For people.
     Text,
-    /// As one object, whose fields docs/explain-scaling.md describes.
+    /// As JSON, whose fields the command's page in docs describes.
     Json,
+}
+
+/// Which cluster is meant; otherwise that of the kubeconfig's current context, or of the pod's service account.
+#[derive(Clone, Debug, Default, Parser)]
+pub struct Connection {
+    /// Context of the kubeconfig.
+    #[arg(long)]
+    pub context: Option<String>,
+
+    /// The kubeconfig. Left out: what KUBECONFIG names, or ~/.kube/config.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// Settings of `vllm-operator status`.
+#[derive(Clone, Debug, Parser)]
+pub struct StatusArgs {
+    /// Namespace to show. Left out: that of the kubeconfig.
+    #[arg(long, short, conflicts_with = "all_namespaces")]
+    pub namespace: Option<String>,
+
+    /// Show all namespaces.
+    #[arg(long, short = 'A')]
+    pub all_namespaces: bool,
+
+    /// How the clusters are printed.
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+
+    /// Which cluster of Kubernetes.
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+/// Settings of `vllm-operator doctor`.
+#[derive(Clone, Debug, Parser)]
+pub struct DoctorArgs {
+    /// Namespace that the operator runs in. Left out: where its webhooks are called.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub operator_namespace: Option<String>,
+
+    /// How the findings are printed.
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+
+    /// Which cluster of Kubernetes.
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+/// Settings of `vllm-operator completions`.
+#[derive(Clone, Debug, Parser)]
+pub struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: Shell,
 }
 
 /// Settings of `vllm-operator explain-scaling`.
@@ -66,8 +158,12 @@ pub struct ExplainArgs {
     pub namespace: Option<String>,
 
     /// How the explanation is printed.
-    #[arg(long, short, value_enum, default_value_t = ExplainOutput::Text)]
-    pub output: ExplainOutput,
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+
+    /// Which cluster of Kubernetes.
+    #[command(flatten)]
+    pub connection: Connection,
 }
 
 /// How findings are printed.
@@ -103,6 +199,10 @@ pub struct LintArgs {
     /// findings go to standard error. All else in the text stays as it is.
     #[arg(long)]
     pub fix: bool,
+
+    /// Which cluster of Kubernetes, for --live.
+    #[command(flatten)]
+    pub connection: Connection,
 }
 
 /// How KEDA's calls come to the external scaler.
@@ -218,6 +318,16 @@ pub struct RunArgs {
     )]
     pub autoscalers: Vec<String>,
 
+    /// Namespace whose VLLMClusters are reconciled, and whose writes are judged; may be repeated. Left out: all. The webhook
+    /// configurations must ask for no others, and the rights to write may end there: the chart sees to both.
+    #[arg(
+        long = "watch-namespace",
+        env = "WATCH_NAMESPACES",
+        value_name = "NAMESPACE",
+        value_delimiter = ','
+    )]
+    pub watch_namespaces: Vec<String>,
+
     /// What becomes of a refusal. A namespace's label `training.distributed-inference.io/admission` goes before it.
     #[arg(long, env = "ADMISSION_MODE", value_enum, default_value_t = Mode::Deny)]
     pub admission_mode: Mode,
@@ -312,8 +422,6 @@ pub(crate) fn span(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -363,6 +471,18 @@ mod tests {
         for autoscaler in RunArgs::parse_from(["run"]).autoscalers {
             assert!(names.contains(&format!("\"{autoscaler}\"")), "{autoscaler}");
         }
+    }
+
+    #[test]
+    fn a_plugin_shows_what_looks_at_clusters() {
+        let help = command(PLUGIN).render_long_help().to_string();
+        assert!(help.contains("Usage: kubectl vllm <COMMAND>"), "{help}");
+        for (name, shown) in
+            [("status", true), ("doctor", true), ("lint", true), ("explain-scaling", true), ("run", false)]
+        {
+            assert_eq!(help.contains(&format!("\n  {name} ")), shown, "{name}: {help}");
+        }
+        assert!(command("vllm-operator").render_long_help().to_string().contains("\n  run "));
     }
 
     #[test]

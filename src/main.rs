@@ -1,13 +1,22 @@
 //! The operator's program: parse arguments, run the command.
 
+use std::env::args_os;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use vllm_operator::args::{Args, Command};
+use clap::FromArgMatches as _;
+use vllm_operator::args::{Args, Command, command};
 use vllm_operator::commands;
 
 fn main() -> anyhow::Result<ExitCode> {
-    match Args::parse().command {
+    let program = args_os().next().unwrap_or_default();
+    let program = Path::new(&program).file_stem().unwrap_or_default().to_string_lossy();
+    if program == commands::completions::KUBECTLS {
+        commands::completions::print_for_kubectl(args_os().skip(1))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let matches = command(&program).get_matches();
+    match Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {
         Command::Run(args) => tokio::runtime::Runtime::new()?.block_on(commands::run::run(*args))?,
         Command::Crd => commands::crd::print()?,
         Command::Manifest => commands::manifest::print()?,
@@ -16,6 +25,9 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::ExplainScaling(args) => {
             return Ok(for_a_person()?.block_on(commands::explain_scaling::run(args)));
         }
+        Command::Status(args) => return Ok(for_a_person()?.block_on(commands::status::run(args))),
+        Command::Doctor(args) => return Ok(for_a_person()?.block_on(commands::doctor::run(args))),
+        Command::Completions(args) => commands::completions::print(&args),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -132,8 +132,8 @@ async fn authentication(client: &Client) -> Result<Option<DynamicObject>, Certif
     }
 }
 
-/// Whether KEDA reads each of its parameters from our Secret, and from nowhere else.
-fn judge_authentication(object: &Value) -> Result<(), String> {
+/// Whether KEDA reads each of its parameters from our Secret, and from nowhere else; otherwise, a sentence of what is wrong.
+pub fn judge_authentication(object: &Value) -> Result<(), String> {
     let spec = &object["spec"];
     let wrong = |what: String| {
         format!(

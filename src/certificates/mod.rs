@@ -37,6 +37,7 @@ use thiserror::Error;
 
 use crate::api::names::FIELD_MANAGER;
 
+pub use self::keda::judge_authentication;
 pub use self::run::{Certificates, run};
 pub use self::settings::{CertificateSettings, Source};
 

@@ -36,6 +36,7 @@ use crate::leader::{self, Candidate, Fence, LeaseApi, TermError, fenced_client};
 use crate::telemetry::{Calls, ControllerMetrics, Metrics, start_logging};
 use crate::world::World;
 use crate::world::live::Live;
+use crate::world::scope::Scope;
 use crate::world::watch::Synced;
 use crate::{controller, pace, resume, world};
 
@@ -58,7 +59,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let Clients { client, leaders: leaders_client, without_retry: client_without_retry } =
         clients(&fence, &metrics.calls).await?;
-    let world = Arc::new(World::default());
+    let world = Arc::new(World::within(Scope::of(&args.watch_namespaces)));
     let resolver = Arc::new(certs::Resolver::default());
     let (synced, synced_seen) = watch::channel(Synced::default());
     let (bundle_in_place, bundle_seen) = watch::channel(false);

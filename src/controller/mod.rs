@@ -286,6 +286,9 @@ async fn reconcile(
     cluster: Arc<DeserializeGuard<VLLMCluster>>,
     context: Arc<Context>,
 ) -> Result<Action, Retry> {
+    if !context.world.scope().has(&cluster.namespace().unwrap_or_default()) {
+        return Ok(Action::await_change());
+    }
     let begun = Instant::now();
     let ended = reconcile_any(&cluster, &context).await;
     context.metrics.reconciled(ended.is_ok(), begun.elapsed());

@@ -11,6 +11,7 @@ pub mod claims;
 pub mod files;
 pub mod live;
 pub mod part;
+pub mod scope;
 pub mod servers;
 pub mod watch;
 
@@ -24,6 +25,7 @@ pub use crate::policy::ForeignHpa;
 use crate::policy::{Bounds, Mode, Scaler};
 
 use claims::{Claimant, Claimed, Claims};
+use scope::Scope;
 
 /// A cluster as admission sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -205,9 +207,20 @@ pub struct World {
     listener: Mutex<Option<UnboundedSender<Key>>>,
     /// The pods of each cluster.
     pub servers: servers::Servers,
+    scope: Scope,
 }
 
 impl World {
+    /// One that knows nothing yet, and of nothing but these namespaces.
+    pub fn within(scope: Scope) -> Self {
+        Self { scope, ..Self::default() }
+    }
+
+    /// The namespaces whose objects are known here.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
     /// Tells of each cluster whose drivers change from now on, in place of whoever listened before. The listener must
     /// keep up: it is told without waiting. While nobody listens, nothing is kept.
     pub fn listen(&self) -> UnboundedReceiver<Key> {

@@ -60,6 +60,7 @@ trait Sink<K> {
     fn put(&self, key: Key, fact: Option<Self::Fact>);
     fn replace(&self, facts: Vec<(Key, Self::Fact)>);
     fn synced(&self, synced: &mut Synced);
+    fn world(&self) -> &World;
 }
 
 struct Clusters(Arc<World>);
@@ -85,6 +86,9 @@ impl Sink<ClusterPart> for Clusters {
     }
     fn synced(&self, synced: &mut Synced) {
         synced.clusters = true;
+    }
+    fn world(&self) -> &World {
+        &self.0
     }
 }
 
@@ -116,6 +120,9 @@ impl Sink<HpaPart> for Hpas {
     }
     fn synced(&self, synced: &mut Synced) {
         synced.hpas = true;
+    }
+    fn world(&self) -> &World {
+        &self.0
     }
 }
 
@@ -160,6 +167,9 @@ impl Sink<ScaledObjectPart> for Scalers {
     fn synced(&self, synced: &mut Synced) {
         synced.scalers = true;
     }
+    fn world(&self) -> &World {
+        &self.0
+    }
 }
 
 impl Sink<PartialObjectMeta<Namespace>> for Namespaces {
@@ -175,6 +185,9 @@ impl Sink<PartialObjectMeta<Namespace>> for Namespaces {
     }
     fn synced(&self, synced: &mut Synced) {
         synced.namespaces = true;
+    }
+    fn world(&self) -> &World {
+        &self.0
     }
 }
 
@@ -192,6 +205,9 @@ impl Sink<SetPart> for Sets {
     fn synced(&self, synced: &mut Synced) {
         synced.sets = true;
     }
+    fn world(&self) -> &World {
+        &self.0
+    }
 }
 
 impl Sink<PodPart> for Pods {
@@ -207,6 +223,9 @@ impl Sink<PodPart> for Pods {
     }
     fn synced(&self, synced: &mut Synced) {
         synced.pods = true;
+    }
+    fn world(&self) -> &World {
+        &self.0
     }
 }
 
@@ -352,6 +371,7 @@ where
 {
     let key = key_of(object);
     match &object.0 {
+        _ if !sink.world().scope().has(&key.namespace) => (key, None),
         Ok(object) => (key, sink.fact(object)),
         Err(invalid) => {
             warn!(kind = %K::kind(&()), namespace = key.namespace, name = key.name, error = invalid.error, "object cannot be read and is left out");
@@ -369,6 +389,7 @@ mod tests {
     use futures::stream;
     use serde_json::{Value, json};
 
+    use super::super::scope::Scope;
     use super::*;
 
     fn hpa(name: &str, target: &Value) -> DeserializeGuard<HpaPart> {
@@ -402,6 +423,17 @@ mod tests {
         // What becomes unreadable is of no concern any more.
         assert_eq!(on(vec![Event::Apply(hpa("x", &json!(5)))]).await, ["y", ""]);
         assert_eq!(on(vec![Event::Delete(hpa("y", &json!("a")))]).await, ["", ""]);
+    }
+
+    #[tokio::test]
+    async fn what_lies_elsewhere_is_not_known() {
+        let world = Arc::new(World::within(Scope::of(&["m".into()])));
+        let (synced, seen) = tokio::sync::watch::channel(Synced::default());
+        let listed = [Event::Init, Event::InitApply(hpa("x", &json!("a"))), Event::InitDone];
+        let events = listed.into_iter().chain([Event::Apply(hpa("y", &json!("a")))]);
+        feed(Hpas(Arc::clone(&world)), stream::iter(events.map(Ok)), &synced).await;
+        assert_eq!(world.target("n", "a").hpas, []);
+        assert!(seen.borrow().hpas, "and that is no reason to wait");
     }
 
     #[tokio::test]

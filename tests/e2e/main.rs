@@ -14,6 +14,7 @@ mod chart;
 mod client_certificates;
 mod closed_loop;
 mod daily_use;
+mod doctor;
 mod explain;
 mod interference;
 mod keda_optional;
@@ -38,8 +39,9 @@ mod workload;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 use testbed::availability::Kind;
 
 use suite::{Scenario, Suite};
@@ -58,13 +60,25 @@ fn main() -> ExitCode {
         .into_iter()
         .map(|(name, scenario)| {
             let suite = Arc::clone(&suite);
-            Trial::test(name, move || suite.run(scenario))
+            Trial::test(name, move || timed(name, || suite.run(scenario)))
         })
-        .chain(alone().into_iter().map(|(name, scenario)| Trial::test(name, move || suite::alone(scenario))))
+        .chain(
+            alone()
+                .into_iter()
+                .map(|(name, scenario)| Trial::test(name, move || timed(name, || suite::alone(scenario)))),
+        )
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     suite.end(!conclusion.has_failed());
     conclusion.exit_code()
+}
+
+/// Tells how long a scenario took: all of them together have their time.
+fn timed(name: &str, scenario: impl FnOnce() -> Result<(), Failed>) -> Result<(), Failed> {
+    let begun = Instant::now();
+    let ended = scenario();
+    eprintln!("{:7.1} s  {name}", begun.elapsed().as_secs_f64());
+    ended
 }
 
 /// Scenarios on the shared plane, in the order in which they run.
@@ -181,6 +195,7 @@ fn alone() -> Vec<(&'static str, suite::Alone)> {
             Box::pin(chart::rights::each_is_needed_and_all_are_enough())
         }),
         ("chart::upgraded_and_removed", || Box::pin(chart::lifecycle::upgraded_and_removed())),
+        ("doctor::finds_what_is_broken", || Box::pin(doctor::finds_what_is_broken())),
         ("plane_itself::a_warm_start_is_ready_in_time", || {
             Box::pin(plane_itself::a_warm_start_is_ready_in_time())
         }),

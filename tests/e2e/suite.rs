@@ -16,6 +16,7 @@ use testbed::addons;
 use testbed::parts::{Part, operator_binary};
 use testbed::plane::wait::{Deadline, eventually};
 use testbed::plane::{Kubectl, Output, Plane, PlaneOptions};
+use testbed::render::{CHART, CRD_CHART};
 use tokio::process::Command;
 use tokio::runtime::Runtime;
 use vllm_operator::api::VLLMCluster;
@@ -113,7 +114,7 @@ async fn start() -> anyhow::Result<Plane> {
     let plane = Plane::start(options).await?;
     addons::install_keda_and_prometheus(&plane).await?;
     addons::install_metrics_server(&plane).await?;
-    addons::install_operator(&plane).await?;
+    install_by_helm(&plane, "").await?;
     addons::wait_for_operator(&plane).await?;
     addons::wait_for_keda_and_prometheus(&plane).await?;
     addons::wait_for_metrics_server(&plane).await?;
@@ -148,6 +149,19 @@ pub async fn helm(plane: &Plane, namespace: &str, line: &str) -> anyhow::Result<
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     Ok(Output { command, stdout, stderr, status: output.status })
+}
+
+/// Where the operator runs.
+const OPERATOR: &str = "vllm-operator-system";
+
+/// Installs both charts as the documentation says, with these values, without waiting for the operator.
+pub async fn install_by_helm(plane: &Plane, values: &str) -> anyhow::Result<()> {
+    helm(plane, OPERATOR, &format!("install vllm-operator-crds {CRD_CHART} --create-namespace"))
+        .await?
+        .ok()?;
+    let restricted = format!("label namespace {OPERATOR} pod-security.kubernetes.io/enforce=restricted");
+    kubectl(plane, OPERATOR, &restricted).ok().await?;
+    helm(plane, OPERATOR, &format!("install vllm-operator {CHART} {values}")).await?.ok().map(drop)
 }
 
 /// A namespace of the scenario's own.
@@ -276,9 +290,8 @@ pub async fn apply(plane: &Plane, namespace: &str, manifest: &str) -> anyhow::Re
 
 /// Stops the operator, and waits until nothing of it is left.
 pub async fn stop_operator(plane: &Plane) -> anyhow::Result<()> {
-    let namespace = "vllm-operator-system";
-    kubectl(plane, namespace, "scale deployment vllm-operator --replicas=0").ok().await?;
-    kubectl(plane, namespace, "wait --for=delete pod -l app.kubernetes.io/name=vllm-operator --timeout=60s")
+    kubectl(plane, OPERATOR, "scale deployment vllm-operator --replicas=0").ok().await?;
+    kubectl(plane, OPERATOR, "wait --for=delete pod -l app.kubernetes.io/name=vllm-operator --timeout=60s")
         .ok()
         .await
         .map(drop)

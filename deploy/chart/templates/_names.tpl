@@ -26,6 +26,17 @@ system:serviceaccount:{{ .Values.scaler.keda.namespace }}:{{ .Values.scaler.keda
 {{- end -}}
 {{- end -}}
 
+{{- /* Which namespaces' writes a webhook is asked about; nothing where it is all of them. */ -}}
+{{- define "vllm-operator.namespaceSelector" -}}
+{{- with .Values.watchNamespaces -}}
+namespaceSelector:
+  matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: In
+      values: {{ toJson . }}
+{{- end -}}
+{{- end -}}
+
 {{- /* Who issues where cert-manager does. */ -}}
 {{- define "vllm-operator.issuerRef" -}}
 {{- .Values.certificates.certManager.issuerRef | default (dict "name" "vllm-operator" "kind" "Issuer") | toYaml -}}

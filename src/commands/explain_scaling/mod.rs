@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 
-use crate::args::{ExplainArgs, ExplainOutput};
+use crate::args::{ExplainArgs, Output};
 
 use super::connect::connect;
 
@@ -42,12 +42,12 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 
 async fn explained(args: &ExplainArgs) -> anyhow::Result<()> {
     let (namespace, name) = place(&args.name, args.namespace.as_deref())?;
-    let (client, default_namespace) = connect().await?;
+    let (client, default_namespace) = connect(&args.connection).await?;
     let seen = read::read(&client, namespace.unwrap_or(&default_namespace), name).await?;
     let explanation = explain::explain(&seen);
     let text = match args.output {
-        ExplainOutput::Text => render::page(&explanation),
-        ExplainOutput::Json => serde_json::to_string_pretty(&explanation)? + "\n",
+        Output::Text => render::page(&explanation),
+        Output::Json => serde_json::to_string_pretty(&explanation)? + "\n",
     };
     std::io::stdout().write_all(text.as_bytes()).context("cannot write the explanation")
 }

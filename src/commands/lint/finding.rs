@@ -94,6 +94,11 @@ impl Finding {
         }
     }
 
+    /// The whole sentence.
+    pub(super) fn title(&self) -> String {
+        if self.bare { self.message.clone() } else { format!("{}: {}", self.field, self.message) }
+    }
+
     /// As a compiler shows it.
     pub(super) fn render(&self, sources: &[Source], renderer: &Renderer) -> String {
         let level = match self.severity {
@@ -104,13 +109,11 @@ impl Finding {
             "" => self.kind.clone(),
             name => format!("{} {}/{name}", self.kind, self.namespace),
         };
-        let title =
-            if self.bare { self.message.clone() } else { format!("{}: {}", self.field, self.message) };
         let element = |place: &Place, kind, label| element(&sources[place.file], &place.span, kind, label);
         let here = element(&self.place, AnnotationKind::Primary, object.as_str());
         let there =
             self.elsewhere.as_ref().map(|(place, what)| element(place, AnnotationKind::Context, *what));
-        let title = level.primary_title(title).id(&self.rule);
+        let title = level.primary_title(self.title()).id(&self.rule);
         renderer.render(&[title.elements([here]).elements(there)])
     }
 }

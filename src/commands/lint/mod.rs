@@ -25,10 +25,12 @@ use std::process::ExitCode;
 use annotate_snippets::Renderer;
 use anyhow::Context as _;
 use json_patch::PatchOperation;
+use serde_json::Value;
 
 use crate::admit::Unjudged;
+use crate::api::names::OWNER_LABEL;
 use crate::args::{LintArgs, LintOutput};
-use crate::world::files::Objects;
+use crate::world::files::{Kind, Objects};
 
 use finding::{Finding, Severity};
 use manifest::Manifest;
@@ -65,7 +67,11 @@ async fn lint(args: &LintArgs) -> anyhow::Result<u8> {
         eprintln!("{}\n", finding::fault(&sources[*file], fault, &renderer));
     }
     let is_whole = errors.is_empty() && read.faults.is_empty();
-    let around = if args.live { live::around(&read.namespaces()).await? } else { Objects::default() };
+    let around = if args.live {
+        live::around(&args.connection, &read.namespaces()).await?
+    } else {
+        Objects::default()
+    };
     let checked = read.judged(&around).await?;
     print(args, &sources, &checked, is_whole).context("cannot write what was found")?;
     Ok(match () {
@@ -73,6 +79,57 @@ async fn lint(args: &LintArgs) -> anyhow::Result<u8> {
         () if checked.count(Severity::Refusal) > 0 => REFUSED,
         () => PASSED,
     })
+}
+
+/// What admission would refuse of what drives clusters, among objects that are stored: each as a fresh write in the world of all of
+/// them. What KEDA has made is left to what KEDA has made it of.
+pub(super) async fn refusals(objects: impl Iterator<Item = &Value>) -> anyhow::Result<Vec<Refused>> {
+    let mut text = String::new();
+    for object in objects {
+        let mut object = object.clone();
+        // Nobody writes these into a manifest.
+        object.as_object_mut().map(|object| object.remove("status"));
+        object["metadata"].as_object_mut().map(|metadata| metadata.retain(|key, _| key != "managedFields"));
+        text += &format!("---\n{object}\n");
+    }
+    let sources = [Source { name: "the cluster".into(), text, has_mark: false }];
+    let checked = Read::new(&sources, "default").judged(&Objects::default()).await?;
+    let drivers = [Kind::ScaledObject.name(), Kind::Hpa.name()];
+    let made_by_keda: Vec<_> = checked
+        .manifests
+        .iter()
+        .filter(|manifest| {
+            !manifest.value["metadata"]["labels"][OWNER_LABEL].is_null() && manifest.kind == Kind::Hpa
+        })
+        .map(|manifest| (manifest.namespace.as_str(), manifest.name.as_str()))
+        .collect();
+    let refused = checked.findings.iter().filter(|finding| {
+        finding.severity == Severity::Refusal
+            && drivers.contains(&finding.kind.as_str())
+            && !(finding.kind == Kind::Hpa.name()
+                && made_by_keda.contains(&(&finding.namespace, &finding.name)))
+    });
+    Ok(refused.map(Refused::from).collect())
+}
+
+/// A stored object that admission would refuse now.
+#[derive(Clone, Debug)]
+pub(super) struct Refused {
+    /// Its kind.
+    pub(super) kind: String,
+    /// Its namespace.
+    pub(super) namespace: String,
+    /// Its name.
+    pub(super) name: String,
+    /// The refusal.
+    pub(super) message: String,
+}
+
+impl From<&Finding> for Refused {
+    fn from(finding: &Finding) -> Self {
+        let Finding { kind, namespace, name, .. } = finding.clone();
+        Self { kind, namespace, name, message: finding.title() }
+    }
 }
 
 /// Manifests, as far as they could be read.

@@ -1,12 +1,12 @@
 //! The chart as it is installed the first time.
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use testbed::plane::Plane;
 use testbed::render::{CHART, CRD_CHART};
 
 use super::{NS, difference, plane, rendered, rolled_out};
-use crate::suite::{apply, cluster, get, helm, kubectl};
+use crate::suite::{apply, cluster, get, helm, kubectl, namespace, until};
 
 /// Two commands, `helm test`, and pods that are what was rendered; then the same with settings.
 pub async fn answers_and_is_what_was_rendered() -> anyhow::Result<()> {
@@ -27,18 +27,20 @@ pub async fn answers_and_is_what_was_rendered() -> anyhow::Result<()> {
     ensure!(!left.contains("vllm-operator-test"), "{left}");
 
     // Whoever asks for less gets less, and the servers get what they are to have.
-    let values = "--set admission.mode=warn,log.format=text,lease.durationSeconds=12,replicaCount=1";
+    let values = "--set admission.mode=warn,log.format=text,lease.durationSeconds=12,replicaCount=1,watchNamespaces={default}";
     helm(&plane, NS, &format!("upgrade vllm-operator {CHART} {values}")).await?.ok()?;
     rolled_out(&plane).await?;
     let settings = [
         ("ADMISSION_MODE", Some("warn")),
         ("LOG_FORMAT", Some("text")),
         ("LEASE_DURATION_SECONDS", Some("12")),
+        ("WATCH_NAMESPACES", Some("default")),
     ];
     are_as_rendered(&plane, &settings).await?;
     apply(&plane, "default", &cluster("a", "replicas: 1\nmaxReplicas: 3")).await?;
     let warned = kubectl(&plane, "default", "scale vllmcluster a --replicas=2").output().await?;
     ensure!(warned.status.success(), "{}", warned.stderr);
+    is_nobodys_elsewhere(&plane).await?;
 
     // A test that fails says so: admission is not there.
     crate::suite::stop_operator(&plane).await?;
@@ -82,6 +84,32 @@ async fn rights_are_as_rendered(plane: &Plane, rendered: &[Value]) -> anyhow::Re
         let name = name.as_str().context("a name")?;
         let found = get(plane, NS, &format!("{kind} {name}")).await?;
         ensure!(found["rules"] == object["rules"], "{kind} {name}: {}", found["rules"]);
+    }
+    Ok(())
+}
+
+/// Where namespaces are named, others are not judged, not reconciled, and not written to.
+async fn is_nobodys_elsewhere(plane: &Plane) -> anyhow::Result<()> {
+    const ELSEWHERE: &str = "elsewhere";
+    namespace(plane, ELSEWHERE).await?;
+    let unfilled =
+        kubectl(plane, ELSEWHERE, "apply -f -").stdin(cluster("a", "maxReplicas: 3")).output().await?;
+    ensure!(unfilled.stderr.contains("state spec.replicas"), "{}", unfilled.stderr);
+    apply(plane, ELSEWHERE, &cluster("a", "replicas: 1")).await?;
+    // The one that was made before it has been reconciled, so this one would have been.
+    apply(plane, "default", &cluster("b", "replicas: 1")).await?;
+    until(plane, "default", "vllmcluster/b", &[("/status/observedGeneration", json!(1))]).await?;
+    let elsewhere = get(plane, ELSEWHERE, "vllmcluster/a").await?;
+    ensure!(elsewhere["status"].is_null(), "{}", elsewhere["status"]);
+    for (namespace, verb, resource, allowed) in [
+        ("default", "create", "statefulsets.apps", "yes"),
+        (ELSEWHERE, "create", "statefulsets.apps", "no"),
+        (ELSEWHERE, "patch", "vllmclusters/status", "no"),
+        (ELSEWHERE, "list", "vllmclusters", "yes"),
+    ] {
+        let line = format!("auth can-i {verb} {resource} --as=system:serviceaccount:{NS}:vllm-operator");
+        let told = kubectl(plane, namespace, &line).output().await?.stdout;
+        ensure!(told.trim() == allowed, "{verb} {resource} in {namespace}: {told}");
     }
     Ok(())
 }

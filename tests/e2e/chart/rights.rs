@@ -19,8 +19,12 @@ const WORK: &str = "rights";
 /// Who the operator is.
 const OPERATOR: &str = "system:serviceaccount:vllm-operator-system:vllm-operator";
 /// All that the operator is given.
-const ROLES: [(&str, &str); 3] =
-    [("clusterrole/vllm-operator", NS), ("role/vllm-operator", NS), ("role/vllm-operator-scaler", "keda")];
+const ROLES: [(&str, &str); 4] = [
+    ("clusterrole/vllm-operator", NS),
+    ("clusterrole/vllm-operator-servers", NS),
+    ("role/vllm-operator", NS),
+    ("role/vllm-operator-scaler", "keda"),
+];
 
 /// With one rule removed at a time, the operator or a writer is told of what it may not do; with all of them, nobody is.
 pub async fn each_is_needed_and_all_are_enough() -> anyhow::Result<()> {
