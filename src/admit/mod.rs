@@ -114,13 +114,18 @@ pub enum Unjudged {
 }
 
 impl Unjudged {
-    /// Its kind, as a metric tells it.
+    /// Its kinds, as a metric tells them.
+    pub const REASONS: [&'static str; 4] =
+        ["too-many-live-reads", "live-read", "unknown-resource", "unreadable-review"];
+
+    /// Which of [`Self::REASONS`] it is.
     fn reason(&self) -> &'static str {
+        let [limited, live, resource, object] = Self::REASONS;
         match self {
-            Self::Live(LiveError::Rate(_)) => "too-many-live-reads",
-            Self::Live(_) => "live-read",
-            Self::Resource(_) => "unknown-resource",
-            Self::Object(_) => "unreadable-review",
+            Self::Live(LiveError::Rate(_)) => limited,
+            Self::Live(_) => live,
+            Self::Resource(_) => resource,
+            Self::Object(_) => object,
         }
     }
 }

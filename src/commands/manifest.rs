@@ -5,7 +5,7 @@ use std::io::Write as _;
 use crate::api::crd::yaml;
 
 /// The operator's own objects, rendered from the chart by `cargo testbed render`; the definition is put before them.
-const OPERATOR: &str = include_str!("../../deploy/operator.yaml");
+pub const OPERATOR: &str = include_str!("../../deploy/operator.yaml");
 
 /// The very bytes of `deploy/install.yaml`.
 pub fn install() -> String {

@@ -304,6 +304,11 @@ impl Rule {
         }
     }
 
+    /// Whether it can refuse a write: what it does instead is the first that its documentation says.
+    pub fn refuses(self) -> bool {
+        !["Warning", "A condition"].iter().any(|instead| self.description().starts_with(instead))
+    }
+
     /// Whether its finding tells what was stored instead of what was written: there is nothing to tell of a write
     /// that is refused.
     pub fn tells_of_a_change(self) -> bool {

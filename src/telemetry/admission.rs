@@ -1,7 +1,8 @@
 //! What is told of admission reviews.
 //!
 //! Architecture invariant: labels are words of this program alone, never of a request: there are as many series as there are
-//! webhooks and rules.
+//! webhooks and rules, all of them from the start. Of a series that begins with 1, Prometheus sees no increase: the first
+//! refusal would be in no graph and no alert.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -9,7 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::admit::Phase;
+use crate::admit::{Phase, Unjudged};
+use crate::policy::Rule;
 
 /// One of the webhooks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,8 +78,10 @@ struct Usual {
 }
 
 impl Answers {
+    /// Of a resource whose writes are refused by the rules that begin with one of `rules`.
     fn new(
         resource: &'static str,
+        rules: &[&str],
         all: &Family<Answer, Counter>,
         took: &Family<Webhook, Histogram, fn() -> Histogram>,
     ) -> Self {
@@ -94,6 +98,16 @@ impl Answers {
             }
         };
         let (mutating, validating) = (usual(Phase::Mutating), usual(Phase::Validating));
+        let of_resource = |rule: &&Rule| rules.iter().any(|kind| rule.as_str().starts_with(kind));
+        let refusals = Rule::ALL.iter().filter(|rule| rule.refuses()).filter(of_resource);
+        let denied = refusals.map(|rule| ("denied", rule.as_str()));
+        let failed = Unjudged::REASONS.map(|reason| ("failed", reason));
+        for (decision, reason) in denied.chain(failed) {
+            for webhook in [Phase::Mutating, Phase::Validating].map(name) {
+                // There from here on, at 0.
+                drop(all.get_or_create(&Answer { webhook, resource, decision, reason }));
+            }
+        }
         Self { resource, all: all.clone(), mutating, validating }
     }
 
@@ -119,7 +133,10 @@ impl Answers {
 
     fn counter(&self, phase: Phase, decision: &'static str, reason: &'static str) -> Counter {
         let Self { resource, all, .. } = self;
-        all.get_or_create_owned(&Answer { webhook: name(phase), resource, decision, reason })
+        let answer = Answer { webhook: name(phase), resource, decision, reason };
+        #[cfg(test)]
+        assert!(all.get(&answer).is_some(), "{answer:?} was not there from the start");
+        all.get_or_create_owned(&answer)
     }
 
     fn usual(&self, phase: Phase) -> &Usual {
@@ -147,9 +164,11 @@ impl AdmissionMetrics {
             "From a review's body to its answer, live reads included",
             took.clone(),
         );
-        let of = |resource| Answers::new(resource, &answers, &took);
-        let (scale, cluster) = (of("scale"), of("vllmcluster"));
-        let (scaled_object, hpa) = (of("scaledobject"), of("horizontalpodautoscaler"));
+        let of = |resource, rules: &[&str]| Answers::new(resource, rules, &answers, &took);
+        // A manifest states a count, too.
+        let (scale, cluster) = (of("scale", &["scale/"]), of("vllmcluster", &["scale/", "cluster/"]));
+        let scaled_object = of("scaledobject", &["scaled-object/"]);
+        let hpa = of("horizontalpodautoscaler", &["hpa/"]);
         let clamped = Counter::default();
         registry.register("scale_clamped", "Counts of autoscalers moved to a bound", clamped.clone());
         let live_reads = LiveReads::default();

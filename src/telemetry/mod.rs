@@ -5,6 +5,8 @@
 mod admission;
 mod calls;
 mod controller;
+#[cfg(test)]
+mod dashboard;
 mod scaler;
 
 use std::io::IsTerminal as _;
@@ -176,6 +178,29 @@ mod tests {
         let rows: BTreeSet<_> =
             rows.map(|row| row.splitn(5, '|').take(4).collect::<Vec<_>>().join("|") + "|").collect();
         assert_eq!(told, rows, "docs/metrics.md");
+    }
+
+    #[test]
+    fn each_refusal_is_there_before_the_first() {
+        let page = Metrics::default().page();
+        for (resource, rule) in [
+            ("scale", "scale/above-holder"),
+            ("vllmcluster", "scale/above-maximum"),
+            ("vllmcluster", "cluster/name-too-long"),
+            ("scaledobject", "scaled-object/no-triggers"),
+            ("horizontalpodautoscaler", "hpa/no-common-range"),
+            ("scale", "live-read"),
+        ] {
+            for webhook in ["mutating", "validating"] {
+                let decision = if rule == "live-read" { "failed" } else { "denied" };
+                let series = format!(
+                    r#"answers_total{{webhook="{webhook}",resource="{resource}",decision="{decision}",reason="{rule}"}} 0"#
+                );
+                assert!(page.contains(&series), "{series} in {page}");
+            }
+        }
+        let warning = "scale/holder-decides-again";
+        assert!(!page.contains(warning), "{warning} refuses nothing");
     }
 
     #[tokio::test]

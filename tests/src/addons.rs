@@ -312,19 +312,36 @@ mod tests {
             PROMETHEUS_FILES.map(|(_, text)| serde_saphyr::from_str::<Value>(text).unwrap());
         let objects: Vec<Value> =
             serde_saphyr::from_multiple(include_str!("../../deploy/prometheus/podmonitor.yaml")).unwrap();
-        let [monitor, rule] = objects.as_slice() else { panic!("{objects:?}") };
+        let [operator, servers, rule] = objects.as_slice() else { panic!("{objects:?}") };
         assert_eq!(rule["spec"]["groups"], rules["groups"]);
 
-        let scrape = &scrape["scrape_configs"][0];
-        let labels = format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={COMPONENT}");
-        assert_eq!(scrape["kubernetes_sd_configs"][0]["selectors"][0]["label"], *labels);
-        let labels = serde_json::json!({LABEL_APP: APP, LABEL_COMPONENT: COMPONENT});
-        assert_eq!(monitor["spec"]["selector"]["matchLabels"], labels);
-        // The job of the one is the value of the label that gives its name to the other's.
-        assert_eq!((&scrape["job_name"], &monitor["spec"]["jobLabel"]), (&APP.into(), &LABEL_APP.into()));
-        let ports =
-            (&scrape["relabel_configs"][0]["regex"], &monitor["spec"]["podMetricsEndpoints"][0]["port"]);
-        assert_eq!(ports, (&PORT_NAME.into(), &PORT_NAME.into()));
-        assert_eq!(monitor["spec"]["podTargetLabels"], serde_json::json!([LABEL_CLUSTER]));
+        let selected = |labels: &Value| {
+            let labels = labels.as_object().expect("labels");
+            let stated: Vec<_> = labels
+                .iter()
+                .map(|(name, value)| format!("{name}={}", value.as_str().expect("a word")))
+                .collect();
+            stated.join(",")
+        };
+        let own = serde_json::json!({"app.kubernetes.io/name": "vllm-operator"});
+        let of_servers = serde_json::json!({LABEL_APP: APP, LABEL_COMPONENT: COMPONENT});
+        for (at, monitor, labels, port) in [(0, operator, own, "plain"), (1, servers, of_servers, PORT_NAME)]
+        {
+            let scrape = &scrape["scrape_configs"][at];
+            let discovery = &scrape["kubernetes_sd_configs"][0];
+            assert_eq!(discovery["selectors"][0]["label"], *selected(&labels));
+            assert_eq!(monitor["spec"]["selector"]["matchLabels"], labels);
+            let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+            assert_eq!([&scrape["relabel_configs"][0]["regex"], &endpoint["port"]], [port; 2]);
+            assert_eq!(scrape["honor_labels"], endpoint["honorLabels"]);
+            // The job of the one is the value of the label that gives its name to the other's.
+            let label = monitor["spec"]["jobLabel"].as_str().expect("a label");
+            assert_eq!(scrape["job_name"], labels[label]);
+        }
+        assert_eq!(
+            scrape["scrape_configs"][0]["kubernetes_sd_configs"][0]["namespaces"]["names"],
+            operator["spec"]["namespaceSelector"]["matchNames"]
+        );
+        assert_eq!(servers["spec"]["podTargetLabels"], serde_json::json!([LABEL_CLUSTER]));
     }
 }

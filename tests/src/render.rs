@@ -101,6 +101,7 @@ pub fn all(binaries: &Binaries) -> anyhow::Result<Vec<Generated>> {
         Generated { path: "chart-crds/templates/crd.yaml", text: kept_definition()? },
         Generated { path: "chart/files/alerts.yaml", text: copy("prometheus/alerts.yaml")? },
         Generated { path: "chart/files/rules.yaml", text: copy("prometheus/rules.yaml")? },
+        Generated { path: "chart/files/vllm-operator.json", text: copy("grafana/vllm-operator.json")? },
     ])
 }
 

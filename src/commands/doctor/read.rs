@@ -4,13 +4,16 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use axum::http::Request;
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::api::names::{
     API_VERSION, GROUP, KEDA_GROUP, KIND, OPERATOR, OPERATOR_NAMESPACE, PLURAL, SCALED_OBJECT_CRD,
@@ -25,6 +28,8 @@ use super::seen::{Keda, Look, Parts, Replica, Right, Scaling, Seen, Trial, holds
 
 /// The port of the operator's pods for health and metrics.
 const PLAIN_PORT: u16 = 8080;
+/// How long a pod may take to answer by way of the API server, which itself would wait for half a minute.
+const PROXY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Questions to the API server at a time.
 const AT_ONCE: usize = 8;
 /// The Deployment of KEDA's operator, by its own manifests and by its chart.
@@ -190,25 +195,25 @@ impl Cluster<'_> {
         let ask = |path: &str| {
             let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}:{PLAIN_PORT}/proxy{path}");
             let request = Request::get(uri).body(Vec::new());
-            async move { self.client.request_text(request?).await.map_err(anyhow::Error::from) }
+            async move {
+                let answer = timeout(PROXY_TIMEOUT, self.client.request_text(request?)).await;
+                Ok::<_, anyhow::Error>(answer.context("no answer within 5 s")??)
+            }
         };
         if pod["status"]["phase"] != "Running" || !pod["metadata"]["deletionTimestamp"].is_null() {
             return Replica { pod, ..Replica::default() };
         }
-        let unready = if holds(&pod, "Ready", "True") {
-            None
-        } else {
-            // The API server hands on what a pod says with an error as the reason.
-            ask("/readyz").await.err().map(|error| error.to_string())
-        };
-        let metrics = match ask("/metrics").await {
-            Ok(page) => samples(&page),
-            Err(error) if unready.is_none() => {
+        let (readiness, metrics) = tokio::join!(ask("/readyz"), ask("/metrics"));
+        // The API server hands on what a pod says with an error as the reason.
+        let unready =
+            readiness.err().filter(|_| !holds(&pod, "Ready", "True")).map(|error| error.to_string());
+        let metrics = metrics.unwrap_or_else(|error| {
+            if unready.is_none() {
                 self.note(format!("the metrics of pod {name}, by the API server's proxy: {error}"));
-                BTreeMap::new()
             }
-            Err(_) => BTreeMap::new(),
-        };
+            String::new()
+        });
+        let metrics = samples(&metrics);
         Replica { pod, unready, metrics }
     }
 

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::commands::manifest::install;
+use crate::commands::manifest::OPERATOR;
 
 use super::finding::{Check, Finding};
 use super::seen::{Right, Seen};
@@ -28,7 +28,7 @@ pub(super) struct Wanted {
 /// are watched, it writes in these.
 pub(super) fn wanted(namespace: &str, watched: &[String], keda: Option<&str>) -> Vec<Wanted> {
     let mut wanted = Vec::new();
-    for role in roles(&install()) {
+    for role in roles(OPERATOR) {
         if role["kind"] == "Role" {
             wanted.extend(of_role(&role, Some(namespace)));
         } else if role["metadata"]["name"] == CLUSTER_ROLES[1] && !watched.is_empty() {

@@ -8,7 +8,7 @@ use certs::Bundle;
 use serde_json::Value;
 
 use crate::api::names::{GROUP, KIND};
-use crate::commands::manifest::install;
+use crate::commands::manifest::OPERATOR;
 
 use super::authority::signer;
 use super::finding::{Check, Finding};
@@ -47,7 +47,7 @@ pub(super) fn check(seen: &Seen) -> Vec<Finding> {
 /// The webhooks of this kind in the installed manifest.
 fn configured(kind: &str) -> Vec<Value> {
     // A test reads it.
-    let objects: Vec<Value> = serde_saphyr::from_multiple(&install()).unwrap_or_default();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(OPERATOR).unwrap_or_default();
     let mut configuration = objects.into_iter().find(|object| object["kind"] == kind).unwrap_or_default();
     match configuration["webhooks"].take() {
         Value::Array(webhooks) => webhooks,

@@ -11,7 +11,8 @@ use testbed::render::{self, CHART, DEPLOY};
 
 /// Values with which all is made that can be.
 const EVERYTHING: &str = "networkPolicy.create=true,monitoring.podMonitor.create=true,monitoring.serverMonitor.create=true,\
-               monitoring.prometheusRule.create=true,monitoring.labels.release=p,certificates.mode=certManager,\
+               monitoring.prometheusRule.create=true,monitoring.labels.release=p,\
+               monitoring.dashboards.create=true,monitoring.dashboards.annotations.grafana_folder=vLLM,certificates.mode=certManager,\
                certificates.certManager.issuerRef.name=ca,certificates.certManager.issuerRef.kind=ClusterIssuer,\
                certificates.certManager.caInjector=true,scaler.keda.create=true";
 
@@ -114,6 +115,7 @@ fn everything_is_rendered(rendered: &BTreeMap<String, Value>) -> anyhow::Result<
         "PodMonitor default vllm-operator",
         "PodMonitor default vllm-cluster",
         "PrometheusRule default vllm-operator",
+        "ConfigMap default vllm-operator-dashboards",
         "Certificate default vllm-operator",
         "Certificate keda vllm-operator-scaler",
         "ClusterTriggerAuthentication  vllm-operator-scaler",
@@ -124,11 +126,30 @@ fn everything_is_rendered(rendered: &BTreeMap<String, Value>) -> anyhow::Result<
     let groups = rendered["PrometheusRule default vllm-operator"]["spec"]["groups"].as_array();
     ensure!(groups.is_some_and(|groups| groups.len() == 2), "{groups:?}");
     let without_helm = objects(&fs::read_to_string(format!("{DEPLOY}/prometheus/podmonitor.yaml"))?)?;
-    let (own, other) = (
-        &rendered["PodMonitor default vllm-cluster"]["spec"],
-        &without_helm["PodMonitor  vllm-cluster"]["spec"],
+    for name in ["vllm-operator", "vllm-cluster"] {
+        let of_chart = &rendered[&format!("PodMonitor default {name}")]["spec"];
+        let mut other = without_helm[&format!("PodMonitor  {name}")]["spec"].clone();
+        // The chart's is in the operator's own namespace.
+        if name == "vllm-operator" {
+            other.as_object_mut().context("a spec")?.remove("namespaceSelector");
+        }
+        ensure!(
+            *of_chart == other,
+            "the PodMonitor {name} is {of_chart} in the chart, and {other} without it"
+        );
+    }
+    let dashboards = &rendered["ConfigMap default vllm-operator-dashboards"];
+    let metadata = &dashboards["metadata"];
+    ensure!(
+        metadata["labels"]["grafana_dashboard"] == "1" && metadata["annotations"]["grafana_folder"] == "vLLM",
+        "a sidecar would not find it: {metadata}"
     );
-    ensure!(own == other, "the servers' PodMonitor is {own} in the chart, and {other} without it");
+    let dashboard = fs::read_to_string(format!("{DEPLOY}/grafana/vllm-operator.json"))?;
+    ensure!(
+        dashboards["data"] == serde_json::json!({"vllm-operator.json": dashboard}),
+        "{}",
+        dashboards["data"]
+    );
     Ok(())
 }
 
