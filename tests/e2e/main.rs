@@ -14,6 +14,7 @@ mod chart;
 mod client_certificates;
 mod closed_loop;
 mod daily_use;
+mod dashboard;
 mod doctor;
 mod explain;
 mod interference;
@@ -133,6 +134,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         }),
         ("workload::models_are_kept", |plane| Box::pin(workload::cache::claims(plane))),
         ("workload::what_comes_and_goes_with_a_change", |plane| Box::pin(workload::changes::whole(plane))),
+        ("dashboard::every_panel_moves", |plane| Box::pin(dashboard::every_panel_moves(plane))),
         ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
         ("certificates::a_lost_authority_is_made_anew", |plane| {
             Box::pin(certificates::lost_authority(plane))

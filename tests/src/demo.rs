@@ -20,6 +20,7 @@ use crate::parts::{Binaries, operator_binary};
 use crate::plane::kubectl::Output;
 use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, PlaneOptions};
+use crate::prometheus::{Prometheus, Sample};
 
 const CLUSTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/vllmcluster.yaml");
 const SCALED_OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/scaledobject.yaml");
@@ -205,10 +206,8 @@ impl Stage<'_> {
 
     /// Waiting requests of all servers, as Prometheus has them.
     async fn queue(&self) -> anyhow::Result<f64> {
-        let query = "/api/v1/namespaces/keda/services/prometheus:9090/proxy/api/v1/query?query=sum(vllm:num_requests_waiting)";
-        let answer: Value = serde_json::from_str(&self.plane.kubectl(&["get", "--raw", query]).ok().await?)?;
-        let value = answer["data"]["result"][0]["value"][1].as_str().context("no value yet")?;
-        Ok(value.parse()?)
+        let found = Prometheus::of(&self.plane).await?.query("sum(vllm:num_requests_waiting)").await?;
+        found.first().map(Sample::value).context("no value yet")
     }
 }
 

@@ -3,7 +3,7 @@
 //! Reading order: [`parts`] (the programs, built from pinned modules), [`plane`] (a control plane, from its owner's side and
 //! from its inside), [`namespaces`] and [`pki`] (what it stands on); [`node`] with [`images`] and [`sandbox`] (pods as
 //! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated), [`pods`] (how it is told to be sick); [`addons`] (KEDA, Prometheus,
-//! metrics-server, the operator);
+//! metrics-server, the operator), [`prometheus`] (what it is asked);
 //! [`render`] (what is generated from the Helm chart); [`by_hand`], [`demo`], [`bench_control`] and [`bench_scaler`] with
 //! [`hollow`], [`bench_abuse`] and [`availability`] (the commands).
 
@@ -24,6 +24,7 @@ pub mod parts;
 pub mod pki;
 pub mod plane;
 pub mod pods;
+pub mod prometheus;
 pub mod proxy;
 pub mod render;
 pub mod sandbox;
