@@ -6,6 +6,7 @@
 mod connect;
 pub mod crd;
 pub mod explain_scaling;
+pub mod fields;
 pub mod lint;
 pub mod manifest;
 pub mod rules;
