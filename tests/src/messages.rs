@@ -12,13 +12,10 @@ use vllm_operator::policy::Rule;
 /// Rules of which the transcripts show nothing, each with the reason.
 pub const SILENT: [(Rule, &str); 5] = [
     (Rule::ScalerFindingsLeftOut, "it takes a hundred faults in one object"),
-    (
-        Rule::ScalerMinimumAbsent,
-        "the mutating webhook fills the minimum in before it is judged; `lint --fix` shows it",
-    ),
+    (Rule::ScalerMinimumAbsent, "the mutating webhook fills the minimum in before it is judged"),
     (
         Rule::ScalerUnanswered,
-        "KEDA has its certificate where they were taken; `vllm-operator lint --live` and kubectl say it where it has none",
+        "KEDA has its certificate where they were taken; where it has none, the refusal says which manifest to apply",
     ),
     (Rule::HpaMaximumBelowOne, "the API server refuses it before any webhook that validates; `lint` says it"),
     (
