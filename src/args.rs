@@ -53,6 +53,8 @@ pub enum Command {
     Manifest,
     /// Print the rules of admission, each with its id, as Markdown.
     Rules,
+    /// Print every field of VLLMCluster, with its range and what its absence means, as Markdown.
+    Fields,
     /// Judge manifests as admission would, without a cluster.
     ///
     /// Each document is judged as a fresh write in the world of all the others: VLLMClusters, the ScaledObjects and

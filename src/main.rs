@@ -21,6 +21,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Crd => commands::crd::print()?,
         Command::Manifest => commands::manifest::print()?,
         Command::Rules => commands::rules::print()?,
+        Command::Fields => commands::fields::print()?,
         Command::Lint(args) => return Ok(for_a_person()?.block_on(commands::lint::run(args))),
         Command::ExplainScaling(args) => {
             return Ok(for_a_person()?.block_on(commands::explain_scaling::run(args)));

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod count;
 pub mod crd;
+pub mod fields;
 pub mod go;
 pub mod names;
 pub mod reasons;

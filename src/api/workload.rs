@@ -98,6 +98,8 @@ pub struct CacheRetention {
 
 /// Whether a claim outlives its replica.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+// In a definition, the type's description would take the place of the field's.
+#[schemars(description = "")]
 pub enum Retention {
     /// It is kept.
     Retain,
@@ -127,6 +129,8 @@ pub struct UpdateStrategy {
 
 /// The ways to replace pods.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+// In a definition, the type's description would take the place of the field's.
+#[schemars(description = "")]
 pub enum UpdateType {
     /// One after the other.
     RollingUpdate,

@@ -8,6 +8,7 @@ mod connect;
 pub mod crd;
 pub mod doctor;
 pub mod explain_scaling;
+pub mod fields;
 pub mod lint;
 mod listing;
 pub mod manifest;

@@ -15,6 +15,7 @@ mod client_certificates;
 mod closed_loop;
 mod daily_use;
 mod dashboard;
+mod docs;
 mod doctor;
 mod explain;
 mod interference;
@@ -115,6 +116,7 @@ fn shared() -> Vec<(&'static str, Scenario)> {
             Box::pin(closed_loop::up_and_down(plane))
         }),
         ("explain::through_its_states", |plane| Box::pin(explain::through_its_states(plane))),
+        ("docs::documents_about_clusters_are_true", |plane| Box::pin(docs::about_clusters(plane))),
         ("workflows::side_by_side", |plane| Box::pin(workflows::side_by_side(plane))),
         ("workflows::two_scaled_objects_at_once", |plane| Box::pin(workflows::race::two_at_once(plane))),
         ("workflows::keda_writes_all_hpas_anew", |plane| {
@@ -178,6 +180,8 @@ fn shared() -> Vec<(&'static str, Scenario)> {
 /// Scenarios that start what they need by themselves.
 fn alone() -> Vec<(&'static str, suite::Alone)> {
     vec![
+        ("docs::nothing_is_left_out", || Box::pin(async { docs::nothing_is_left_out() })),
+        ("docs::documents_of_an_installation_are_true", || Box::pin(docs::of_an_installation())),
         ("keda_optional::keda_comes_and_goes", || Box::pin(keda_optional::comes_and_goes())),
         ("bench_abuse::a_short_one", || Box::pin(bench_abuse::short())),
         ("bench_control::a_small_one", || Box::pin(bench_control::small())),

@@ -4,7 +4,7 @@
 //! from its inside), [`namespaces`] and [`pki`] (what it stands on); [`node`] with [`images`] and [`sandbox`] (pods as
 //! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated), [`pods`] (how it is told to be sick); [`addons`] (KEDA, Prometheus,
 //! metrics-server, the operator), [`prometheus`] (what it is asked);
-//! [`render`] (what is generated from the Helm chart); [`by_hand`], [`demo`], [`bench_control`] and [`bench_scaler`] with
+//! [`render`] with [`messages`] (what is generated from the Helm chart, and from transcripts); [`by_hand`], [`demo`], [`bench_control`] and [`bench_scaler`] with
 //! [`hollow`], [`bench_abuse`] and [`availability`] (the commands).
 
 pub mod addons;
@@ -18,6 +18,7 @@ pub mod engine;
 pub mod hollow;
 pub mod images;
 pub mod load;
+pub mod messages;
 pub mod namespaces;
 pub mod node;
 pub mod parts;

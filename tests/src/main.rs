@@ -36,7 +36,7 @@ enum Command {
     BenchScaler(bench_scaler::BenchScaler),
     /// Builds the control plane's parts into the cache.
     Build,
-    /// Renders the Helm chart into the manifests, and copies into the charts what they hold of other files.
+    /// Renders the Helm chart into the manifests, and makes the other files that are generated.
     Render,
     /// Starts a plane and leaves it running.
     Up(by_hand::Up),

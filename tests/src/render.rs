@@ -1,8 +1,8 @@
 //! What is generated from the Helm chart: the manifests for those who install without Helm, and the copies that the charts hold
-//! of what lies outside of them, where Helm cannot read.
+//! of what lies outside of them, where Helm cannot read; and, beside it, the page of all messages.
 //!
-//! **Architecture invariant**: the chart is the source. Nothing is added to what it renders but the Namespace, which Helm makes
-//! by itself, and the words at a file's head.
+//! **Architecture invariant**: the chart is the source of manifests. Nothing is added to what it renders but the Namespace, which
+//! Helm makes by itself, and the words at a file's head.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use anyhow::{Context as _, ensure};
 use vllm_operator::api::crd;
 use vllm_operator::commands::manifest;
 
+use crate::messages;
 use crate::parts::{Binaries, Part};
 
 /// The operator's chart.
@@ -20,6 +21,8 @@ pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/chart");
 pub const CRD_CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/chart-crds");
 /// The folder of all that is applied.
 pub const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+/// The folder of all.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 const NAMESPACE: &str = "vllm-operator-system";
 
@@ -56,7 +59,7 @@ const KEDA_HEAD: &str = "\
 /// A generated file.
 #[derive(Debug)]
 pub struct Generated {
-    /// Where it lies, below `deploy/`.
+    /// Where it lies in the tree.
     pub path: &'static str,
     /// What it must hold.
     pub text: String,
@@ -65,7 +68,7 @@ pub struct Generated {
 impl Generated {
     /// Where it lies.
     pub fn file(&self) -> PathBuf {
-        Path::new(DEPLOY).join(self.path)
+        Path::new(ROOT).join(self.path)
     }
 
     /// Whether the file holds something else.
@@ -80,7 +83,7 @@ pub fn main() -> anyhow::Result<()> {
     for generated in all(&binaries)?.iter().filter(|generated| generated.is_stale()) {
         let file = generated.file();
         fs::write(&file, &generated.text).with_context(|| format!("writing {}", file.display()))?;
-        println!("deploy/{}", generated.path);
+        println!("{}", generated.path);
     }
     Ok(())
 }
@@ -95,13 +98,17 @@ pub fn all(binaries: &Binaries) -> anyhow::Result<Vec<Generated>> {
         fs::read_to_string(&path).with_context(|| path.display().to_string())
     };
     Ok(vec![
-        Generated { path: "install.yaml", text: manifest::after_definition(&operator) },
-        Generated { path: "operator.yaml", text: operator },
-        Generated { path: "keda.yaml", text: KEDA_HEAD.to_owned() + &template(&helm, &keda)? },
-        Generated { path: "chart-crds/templates/crd.yaml", text: kept_definition()? },
-        Generated { path: "chart/files/alerts.yaml", text: copy("prometheus/alerts.yaml")? },
-        Generated { path: "chart/files/rules.yaml", text: copy("prometheus/rules.yaml")? },
-        Generated { path: "chart/files/vllm-operator.json", text: copy("grafana/vllm-operator.json")? },
+        Generated { path: "deploy/install.yaml", text: manifest::after_definition(&operator) },
+        Generated { path: "deploy/operator.yaml", text: operator },
+        Generated { path: "deploy/keda.yaml", text: KEDA_HEAD.to_owned() + &template(&helm, &keda)? },
+        Generated { path: "deploy/chart-crds/templates/crd.yaml", text: kept_definition()? },
+        Generated { path: "deploy/chart/files/alerts.yaml", text: copy("prometheus/alerts.yaml")? },
+        Generated { path: "deploy/chart/files/rules.yaml", text: copy("prometheus/rules.yaml")? },
+        Generated {
+            path: "deploy/chart/files/vllm-operator.json",
+            text: copy("grafana/vllm-operator.json")?,
+        },
+        Generated { path: "docs/messages.md", text: messages::page()? },
     ])
 }
 

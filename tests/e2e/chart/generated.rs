@@ -20,7 +20,7 @@ const EVERYTHING: &str = "networkPolicy.create=true,monitoring.podMonitor.create
 pub async fn is_current() -> anyhow::Result<()> {
     let generated = tokio::task::spawn_blocking(|| render::all(&Binaries::ensure()?)).await??;
     let stale: Vec<_> = generated.iter().filter(|file| file.is_stale()).map(|file| file.path).collect();
-    ensure!(stale.is_empty(), "stale below deploy/: {stale:?}; run `cargo testbed render`");
+    ensure!(stale.is_empty(), "stale: {stale:?}; run `cargo testbed render`");
     Ok(())
 }
 

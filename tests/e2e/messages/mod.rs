@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anyhow::ensure;
+use testbed::messages::SILENT;
 use testbed::plane::Plane;
 use vllm_operator::policy::Rule;
 
@@ -26,18 +27,6 @@ use crate::suite::{forget, kubectl};
 const NS: &str = "messages";
 /// Where admission only warns.
 const WARNED: &str = "messages-warned";
-
-/// Rules that say nothing to a user of a cluster, each with the reason.
-const SILENT: [(Rule, &str); 5] = [
-    (Rule::ScalerFindingsLeftOut, "it takes a hundred faults in one object"),
-    (Rule::ScalerMinimumAbsent, "the mutating webhook fills the minimum in before it is judged"),
-    (
-        Rule::ScalerUnanswered,
-        "KEDA has its certificate here; `scaler_trust` takes it away, and reads the sentence",
-    ),
-    (Rule::HpaMaximumBelowOne, "the API server refuses it before any webhook that validates"),
-    (Rule::HpaMaximumBelowMinimum, "the API server refuses it before any webhook that validates"),
-];
 
 /// All of them. The snapshots are compared in the end, so that one difference hides no other.
 pub async fn all(plane: &Plane) -> anyhow::Result<()> {
