@@ -46,7 +46,7 @@ const ELSEWHERE: [(&str, &str, Elsewhere); 12] = [
     ("docs/doctor.md", "kubectl vllm explain-scaling ", Elsewhere::Scenario(DOCTOR, "vllm explain-scaling")),
     (
         "docs/install.md",
-        "helm upgrade vllm-operator deploy/chart --namespace vllm-operator-system --reset-then-reuse-values --set monitoring",
+        "helm upgrade vllm-operator deploy/chart --namespace vllm-operator-system --reset-then-reuse-values \\\n",
         Elsewhere::Scenario("tests/e2e/chart/generated.rs", "monitoring.labels.release"),
     ),
 ];
