@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    fn row(spec: Value, status: Value) -> Row {
+    fn row(spec: &Value, status: &Value) -> Row {
         let cluster = json!({
             "apiVersion": crate::api::names::API_VERSION, "kind": "VLLMCluster",
             "metadata": {"namespace": "team", "name": "chat", "generation": 2}, "spec": spec, "status": status,
@@ -185,8 +185,9 @@ mod tests {
 
     #[test]
     fn what_is_worth_a_look_is_told() {
-        let note =
-            |replicas: i32, status: Value| row(json!({"replicas": replicas, "maxReplicas": 9}), status).note;
+        let note = |replicas: i32, status: Value| {
+            row(&json!({"replicas": replicas, "maxReplicas": 9}), &status).note
+        };
         assert_eq!(note(2, status(|_| {})), "");
         assert_eq!(note(4, status(|_| {})), "at its maximum");
         assert_eq!(note(1, status(|_| {})), "at its minimum");
@@ -212,8 +213,8 @@ mod tests {
 
     #[test]
     fn a_table_has_a_line_for_each() {
-        let driven = row(json!({"replicas": 4, "maxReplicas": 9}), status(|_| {}));
-        let alone = row(json!({"replicas": 1}), json!({"observedGeneration": 2, "readyReplicas": 1}));
+        let driven = row(&json!({"replicas": 4, "maxReplicas": 9}), &status(|_| {}));
+        let alone = row(&json!({"replicas": 1}), &json!({"observedGeneration": 2, "readyReplicas": 1}));
         let wanted = "\
 NAMESPACE   NAME   SERVING   WANTED   BOUNDS   DRIVEN BY         NOTE
 team        chat   2         4        1-4      scaledobject/so   at its maximum

@@ -206,7 +206,7 @@ impl Stage<'_> {
 
     /// Waiting requests of all servers, as Prometheus has them.
     async fn queue(&self) -> anyhow::Result<f64> {
-        let found = Prometheus::of(&self.plane).await?.query("sum(vllm:num_requests_waiting)").await?;
+        let found = Prometheus::of(self.plane).await?.query("sum(vllm:num_requests_waiting)").await?;
         found.first().map(Sample::value).context("no value yet")
     }
 }

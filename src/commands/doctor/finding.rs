@@ -179,13 +179,11 @@ impl Diagnosis {
     /// For people: nothing but one line where nothing is wrong.
     pub fn text(&self) -> String {
         let Self { namespace, findings, unseen } = self;
-        let mut text = String::new();
-        for Finding { check, severity, about, message, remedy } in findings {
-            text += &format!("{}[{}] {about}\n  {message}\n  -> {remedy}\n\n", severity.as_str(), check.id());
-        }
-        for sentence in unseen {
-            text += &format!("not looked at: {sentence}\n");
-        }
+        let found = findings.iter().map(|Finding { check, severity, about, message, remedy }| {
+            format!("{}[{}] {about}\n  {message}\n  -> {remedy}\n\n", severity.as_str(), check.id())
+        });
+        let not_seen = unseen.iter().map(|sentence| format!("not looked at: {sentence}\n"));
+        let mut text: String = found.chain(not_seen).collect();
         if !unseen.is_empty() {
             text.push('\n');
         }

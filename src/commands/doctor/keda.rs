@@ -44,7 +44,6 @@ pub(super) fn check(seen: &Seen) -> Vec<Finding> {
 fn operator(seen: &Seen) -> Option<Finding> {
     let about = "deployment/keda-operator";
     let (what, remedy) = match &seen.keda.operator {
-        Look::Unseen => return None,
         Look::Absent => (
             "It is not in the namespace that the operator takes for KEDA's".to_owned(),
             "install KEDA, or name its namespace with --keda-namespace (chart: scaler.keda.namespace)",
@@ -53,20 +52,19 @@ fn operator(seen: &Seen) -> Option<Finding> {
             "None of its replicas is available".to_owned(),
             "see why: kubectl describe deployment keda-operator, and its pods' logs",
         ),
-        Look::Found(_) => return None,
+        Look::Found(_) | Look::Unseen => return None,
     };
     Some(Finding::new(Check::KedaUnavailable, about, format!("{what}: ScaledObjects scale nothing."), remedy))
 }
 
 fn served(check: Check, name: &str, look: &Look, follows: &str, remedy: &str) -> Option<Finding> {
     let what = match look {
-        Look::Unseen => return None,
         Look::Absent => "It is not there".to_owned(),
         Look::Found(found) if !holds(found, "Available", "True") => {
             let told = condition(found, "Available").and_then(|condition| condition["message"].as_str());
             format!("It is not available ({})", told.unwrap_or("nothing is known of it yet"))
         }
-        Look::Found(_) => return None,
+        Look::Found(_) | Look::Unseen => return None,
     };
     Some(Finding::new(check, format!("apiservice/{name}"), format!("{what}: {follows}."), remedy))
 }
@@ -191,11 +189,14 @@ mod tests {
         assert_eq!(told(&absent), []);
     }
 
+    /// The trigger of the ScaledObject, what is broken, and what is found.
+    type Case<'a> = (&'a Value, fn(&mut Seen), Check);
+
     #[test]
     fn each_fault_is_found() {
         let own = json!({"type": "external", "authenticationRef": {"name": SCALER_AUTHENTICATION}});
         let cpu = json!({"type": "cpu"});
-        let broken: [(&Value, fn(&mut Seen), Check); 9] = [
+        let broken: [Case<'_>; 9] = [
             (&cpu, |seen| seen.keda.operator = Look::Absent, Check::KedaUnavailable),
             (&cpu, |seen| seen.keda.operator = Look::Found(json!({})), Check::KedaUnavailable),
             (&cpu, |seen| seen.keda.external_metrics = available("False"), Check::ExternalMetricsMissing),

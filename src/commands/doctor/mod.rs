@@ -1,11 +1,12 @@
 //! `vllm-operator doctor`: what is wrong with an installation, and the way out of each.
 //!
-//! Read [`finding`] first: what is looked at and told. [`read`] looks at the cluster and makes [`seen`]; [`definition`],
+//! Read [`finding`] first: what is looked at and told. [`read`] asks the [`cluster`] and makes [`seen`]; [`definition`],
 //! [`operator`], [`webhooks`], [`authority`], [`rights`], [`keda`] and [`scaling`] judge that, each its part.
 //!
 //! Architecture invariant: nothing is stored in the cluster, and a check looks at nothing but what was seen.
 
 mod authority;
+mod cluster;
 mod definition;
 pub mod finding;
 mod keda;
@@ -35,7 +36,7 @@ const UNREADABLE: u8 = 2;
 /// Looks at an installation and tells what is wrong with it. Exit code 0 where nothing is broken, 1 where something is, 2 where the
 /// cluster cannot be asked.
 pub async fn run(args: DoctorArgs) -> ExitCode {
-    match diagnosed(&args).await {
+    match Box::pin(diagnosed(&args)).await {
         Ok(code) => code.into(),
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -47,7 +48,7 @@ pub async fn run(args: DoctorArgs) -> ExitCode {
 async fn diagnosed(args: &DoctorArgs) -> anyhow::Result<u8> {
     let (client, _) = connect(&args.connection).await?;
     client.apiserver_version().await.context("the API server of the kubeconfig does not answer")?;
-    let seen = read::read(&client, args.operator_namespace.as_deref()).await;
+    let seen = Box::pin(read::read(&client, args.operator_namespace.as_deref())).await;
     let diagnosis = diagnosis(seen);
     let text = match args.output {
         Output::Text => diagnosis.text(),

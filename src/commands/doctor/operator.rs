@@ -14,7 +14,7 @@ use super::seen::{Look, Replica, Seen, condition, holds};
 /// The metric that tells when a watch had word last.
 const HEARD: &str = "vllm_operator_watch_heard_timestamp_seconds";
 /// The API server has something to say about once a minute: of five, none was heard.
-const SILENCE: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_mins(5);
 /// Clocks of a node and of the API server differ by less.
 const CLOCKS: Duration = Duration::from_secs(5);
 const INSTALL: &str =
@@ -157,13 +157,12 @@ fn services(seen: &Seen) -> Vec<Finding> {
     let looks = names.into_iter().zip(&seen.parts.services);
     let wrong = looks.filter_map(|(name, look)| {
         let what = match look {
-            Look::Unseen => return None,
             Look::Absent if is_off && name == names[1] => return None,
             Look::Absent => "It is not there".to_owned(),
             Look::Found(_) if ready > 0 && endpoints(seen, name) == 0 => {
                 format!("It leads to none of the {ready} pods that are ready")
             }
-            Look::Found(_) => return None,
+            Look::Found(_) | Look::Unseen => return None,
         };
         let who = if name == names[0] { "the API server" } else { "KEDA" };
         Some(Finding::new(
@@ -181,7 +180,7 @@ fn endpoints(seen: &Seen, service: &str) -> usize {
     let slices = seen.parts.slices.iter();
     let of_service =
         slices.filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == service);
-    let endpoints = of_service.flat_map(|slice| slice["endpoints"].as_array()).flatten();
+    let endpoints = of_service.filter_map(|slice| slice["endpoints"].as_array()).flatten();
     endpoints.filter(|endpoint| endpoint["conditions"]["ready"] != false).count()
 }
 

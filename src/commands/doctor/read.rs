@@ -2,7 +2,6 @@
 //!
 //! Architecture invariant: reads and tries, and judges nothing; what cannot be read is noted, and nothing is stored.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,19 +9,22 @@ use anyhow::Context as _;
 use axum::http::Request;
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
-use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
-use kube::{Api, Client};
+use kube::Client;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::api::names::{
-    API_VERSION, GROUP, KEDA_GROUP, KIND, OPERATOR, OPERATOR_NAMESPACE, PLURAL, SCALED_OBJECT_CRD,
+    API_VERSION, GROUP, KEDA_GROUP, KIND, OPERATOR, OPERATOR_NAMESPACE, SCALED_OBJECT_CRD,
     SCALED_OBJECT_KIND, SCALER_AUTHENTICATION, VERSION,
 };
 use crate::args::RunArgs;
 use crate::commands::lint;
-use crate::commands::listing::list;
 
+use super::cluster::{
+    ACCESS_REVIEW, API_SERVICE, CLUSTER, CONFIG_MAP, Cluster, DEFINITION, DEPLOYMENT, ENDPOINT_SLICE, HPA,
+    Kind, LEASE, LIMIT_RANGE, MUTATING, POD, SCALED_OBJECT, SECRET, SERVICE, TRIGGER_AUTHENTICATION,
+    VALIDATING, reason,
+};
 use super::rights::{self, Wanted};
 use super::seen::{Keda, Look, Parts, Replica, Right, Scaling, Seen, Trial, holds};
 
@@ -37,25 +39,14 @@ const KEDA_OPERATOR: &str = "keda-operator";
 
 /// Looks at everything. `namespace` is where the operator is said to be; otherwise its webhooks tell.
 pub async fn read(client: &Client, namespace: Option<&str>) -> Seen {
-    let cluster = Cluster { client, unseen: RefCell::default() };
-    let configurations = [
-        cluster
-            .get(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", None, OPERATOR)
-            .await,
-        cluster
-            .get(
-                ADMISSION,
-                "ValidatingWebhookConfiguration",
-                "validatingwebhookconfigurations",
-                None,
-                OPERATOR,
-            )
-            .await,
-    ];
+    let cluster = Cluster::new(client);
+    let (mutating, validating) =
+        tokio::join!(cluster.get(&MUTATING, None, OPERATOR), cluster.get(&VALIDATING, None, OPERATOR));
+    let configurations = [mutating, validating];
     let namespace = namespace.map(str::to_owned).or_else(|| called(&configurations));
     let namespace = namespace.unwrap_or_else(|| OPERATOR_NAMESPACE.to_owned());
-    let deployment = cluster.get(APPS, "Deployment", "deployments", Some(&namespace), OPERATOR).await;
-    let mut seen = Seen { configurations, deployment, namespace, ..Seen::default() };
+    let deployment = cluster.get(&DEPLOYMENT, Some(&namespace), OPERATOR).await;
+    let mut seen = Seen { namespace, configurations, deployment, ..Seen::default() };
     // Settings that cannot be understood are told by a check; all else is looked at where it mostly is.
     let settings = seen.settings().unwrap_or_else(|_| seen.usual_settings());
     (seen.parts, seen.replicas, seen.keda, seen.scaling) = tokio::join!(
@@ -68,115 +59,30 @@ pub async fn read(client: &Client, namespace: Option<&str>) -> Seen {
         cluster.trials(&seen, settings.watch_namespaces.first().unwrap_or(&settings.namespace)).await;
     seen.at = cluster.now(&seen.namespace).await;
     seen.rights = cluster.rights(&seen, &settings).await;
-    seen.unseen = cluster.unseen.into_inner();
+    seen.unseen = cluster.unseen();
     seen
 }
 
 /// Where the webhooks are called.
 fn called(configurations: &[Look; 2]) -> Option<String> {
     let webhooks =
-        configurations.iter().filter_map(Look::found).flat_map(|found| found["webhooks"].as_array());
+        configurations.iter().filter_map(Look::found).filter_map(|found| found["webhooks"].as_array());
     let mut services = webhooks.flatten().map(|webhook| &webhook["clientConfig"]["service"]["namespace"]);
     services.find_map(|namespace| Some(namespace.as_str()?.to_owned()))
 }
 
-/// Group and version.
-type Served = (&'static str, &'static str);
-const CORE: Served = ("", "v1");
-const APPS: Served = ("apps", "v1");
-const ADMISSION: Served = ("admissionregistration.k8s.io", "v1");
-const DEFINITIONS: Served = ("apiextensions.k8s.io", "v1");
-const AGGREGATION: Served = ("apiregistration.k8s.io", "v1");
-const OURS: Served = (GROUP, VERSION);
-const KEDAS: Served = (KEDA_GROUP, VERSION);
-
-/// The cluster of the kubeconfig, and what it did not tell.
-struct Cluster<'a> {
-    client: &'a Client,
-    unseen: RefCell<Vec<String>>,
-}
-
 impl Cluster<'_> {
-    fn note(&self, sentence: String) {
-        let mut unseen = self.unseen.borrow_mut();
-        if !unseen.contains(&sentence) {
-            unseen.push(sentence);
-        }
-    }
-
-    fn api(&self, served: Served, kind: &str, plural: &str, namespace: Option<&str>) -> Api<DynamicObject> {
-        let (group, version) = served;
-        let resource = ApiResource {
-            group: group.into(),
-            version: version.into(),
-            api_version: if group.is_empty() { version.into() } else { format!("{group}/{version}") },
-            kind: kind.into(),
-            plural: plural.into(),
-        };
-        match namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
-            None => Api::all_with(self.client.clone(), &resource),
-        }
-    }
-
-    async fn get(
-        &self,
-        served: Served,
-        kind: &str,
-        plural: &str,
-        namespace: Option<&str>,
-        name: &str,
-    ) -> Look {
-        match self.api(served, kind, plural, namespace).get(name).await {
-            Ok(object) => serde_json::to_value(object).map_or(Look::Unseen, Look::Found),
-            Err(kube::Error::Api(status)) if status.code == 404 => Look::Absent,
-            Err(error) => {
-                self.note(format!("{plural} {name}: {}", reason(&error)));
-                Look::Unseen
-            }
-        }
-    }
-
-    async fn list(
-        &self,
-        served: Served,
-        kind: &str,
-        plural: &str,
-        namespace: Option<&str>,
-        labels: &str,
-    ) -> Vec<Value> {
-        match list(&self.api(served, kind, plural, namespace), &ListParams::default().labels(labels)).await {
-            Ok(listed) => listed.unwrap_or_default(),
-            Err(error) => {
-                self.note(format!("{plural}: {error:#}"));
-                Vec::new()
-            }
-        }
-    }
-
     async fn parts(&self, settings: &RunArgs) -> Parts {
         let namespace = Some(settings.namespace.as_str());
-        let service = |name| self.get(CORE, "Service", "services", namespace, name);
+        let service = |name| self.get(&SERVICE, namespace, name);
         let (server, definition, admission, scaler, slices, lease, authority) = tokio::join!(
             self.client.apiserver_version(),
-            self.get(
-                DEFINITIONS,
-                "CustomResourceDefinition",
-                "customresourcedefinitions",
-                None,
-                "vllmclusters.training.distributed-inference.io"
-            ),
+            self.get(&DEFINITION, None, "vllmclusters.training.distributed-inference.io"),
             service(&settings.webhook_service),
             service(&settings.scaler_service),
-            self.list(
-                ("discovery.k8s.io", "v1"),
-                "EndpointSlice",
-                "endpointslices",
-                namespace,
-                "kubernetes.io/service-name"
-            ),
-            self.get(("coordination.k8s.io", "v1"), "Lease", "leases", namespace, &settings.lease),
-            self.get(CORE, "Secret", "secrets", namespace, &settings.ca_secret),
+            self.list(&ENDPOINT_SLICE, namespace, "kubernetes.io/service-name"),
+            self.get(&LEASE, namespace, &settings.lease),
+            self.get(&SECRET, namespace, &settings.ca_secret),
         );
         let number = |text: &str| text.trim_end_matches(|digit: char| !digit.is_ascii_digit()).parse().ok();
         let server = server.ok().and_then(|info| Some((number(&info.major)?, number(&info.minor)?)));
@@ -185,7 +91,7 @@ impl Cluster<'_> {
 
     async fn replicas(&self, namespace: &str) -> Vec<Replica> {
         let labels = format!("app.kubernetes.io/name={OPERATOR}");
-        let pods = self.list(CORE, "Pod", "pods", Some(namespace), &labels).await;
+        let pods = self.list(&POD, Some(namespace), &labels).await;
         stream::iter(pods).map(|pod| self.replica(namespace, pod)).buffered(AT_ONCE).collect().await
     }
 
@@ -219,40 +125,23 @@ impl Cluster<'_> {
 
     async fn keda(&self, settings: &RunArgs) -> Keda {
         let namespace = Some(settings.keda_namespace.as_str());
-        let served = |group: &'static str| self.get_owned(AGGREGATION, "APIService", "apiservices", group);
         let (definition, operator, external_metrics, resource_metrics, authentication, secret) = tokio::join!(
-            self.get(
-                DEFINITIONS,
-                "CustomResourceDefinition",
-                "customresourcedefinitions",
-                None,
-                SCALED_OBJECT_CRD
-            ),
-            self.get(APPS, "Deployment", "deployments", namespace, KEDA_OPERATOR),
-            served("v1beta1.external.metrics.k8s.io"),
-            served("v1beta1.metrics.k8s.io"),
-            self.get(
-                KEDAS,
-                "ClusterTriggerAuthentication",
-                "clustertriggerauthentications",
-                None,
-                SCALER_AUTHENTICATION
-            ),
-            self.get(CORE, "Secret", "secrets", namespace, SCALER_AUTHENTICATION),
+            self.get(&DEFINITION, None, SCALED_OBJECT_CRD),
+            self.get(&DEPLOYMENT, namespace, KEDA_OPERATOR),
+            self.get(&API_SERVICE, None, "v1beta1.external.metrics.k8s.io"),
+            self.get(&API_SERVICE, None, "v1beta1.metrics.k8s.io"),
+            self.get(&TRIGGER_AUTHENTICATION, None, SCALER_AUTHENTICATION),
+            self.get(&SECRET, namespace, SCALER_AUTHENTICATION),
         );
         Keda { definition, operator, external_metrics, resource_metrics, authentication, secret }
     }
 
-    async fn get_owned(&self, served: Served, kind: &str, plural: &str, name: &'static str) -> Look {
-        self.get(served, kind, plural, None, name).await
-    }
-
     async fn scaling(&self) -> Scaling {
         let (clusters, scaled_objects, hpas, limits) = tokio::join!(
-            self.list(OURS, KIND, PLURAL, None, ""),
-            self.list(KEDAS, SCALED_OBJECT_KIND, "scaledobjects", None, ""),
-            self.list(("autoscaling", "v2"), "HorizontalPodAutoscaler", "horizontalpodautoscalers", None, ""),
-            self.list(CORE, "LimitRange", "limitranges", None, ""),
+            self.list(&CLUSTER, None, ""),
+            self.list(&SCALED_OBJECT, None, ""),
+            self.list(&HPA, None, ""),
+            self.list(&LIMIT_RANGE, None, ""),
         );
         let ours =
             |objects: Vec<Value>| -> Vec<Value> { objects.into_iter().filter(drives_a_cluster).collect() };
@@ -272,7 +161,7 @@ impl Cluster<'_> {
             "apiVersion": API_VERSION, "kind": KIND, "metadata": {"generateName": "vllm-operator-doctor-"}, "spec": {},
         });
         if !seen.parts.definition.is_absent() {
-            trials.extend(self.trial(namespace, OURS, KIND, PLURAL, cluster).await);
+            trials.extend(self.trial(namespace, &CLUSTER, cluster).await);
         }
         if seen.keda.definition.found().is_some() {
             let scaled_object = json!({
@@ -284,38 +173,23 @@ impl Cluster<'_> {
                     "triggers": [],
                 },
             });
-            trials.extend(
-                self.trial(namespace, KEDAS, SCALED_OBJECT_KIND, "scaledobjects", scaled_object).await,
-            );
+            trials.extend(self.trial(namespace, &SCALED_OBJECT, scaled_object).await);
         }
         trials
     }
 
-    async fn trial(
-        &self,
-        namespace: &str,
-        served: Served,
-        kind: &'static str,
-        plural: &str,
-        object: Value,
-    ) -> Option<Trial> {
-        let api = self.api(served, kind, plural, Some(namespace));
-        let object: DynamicObject = serde_json::from_value(object).ok()?;
-        match api.create(&PostParams { dry_run: true, ..PostParams::default() }, &object).await {
-            Ok(_) => Some(Trial { kind, refusal: None }),
-            Err(kube::Error::Api(status))
-                if status.code == 403
-                    && status.reason == "Forbidden"
-                    && status.message.contains(" cannot create resource ") =>
-            {
-                self.note(format!("whether admission answers for a {kind}: {}", status.message));
-                None
-            }
+    async fn trial(&self, namespace: &str, kind: &Kind, object: Value) -> Option<Trial> {
+        let Err(error) = self.create(kind, Some(namespace), object, true).await else {
+            return Some(Trial { kind: kind.name, refusal: None });
+        };
+        match error {
             // The kind is not there, or the namespace.
-            Err(kube::Error::Api(status)) if status.code == 404 => None,
-            Err(kube::Error::Api(status)) => Some(Trial { kind, refusal: Some(status.message) }),
-            Err(error) => {
-                self.note(format!("whether admission answers for a {kind}: {error}"));
+            kube::Error::Api(status) if status.code == 404 => None,
+            kube::Error::Api(status) if !status.message.contains(" cannot create resource ") => {
+                Some(Trial { kind: kind.name, refusal: Some(status.message) })
+            }
+            error => {
+                self.note(format!("whether admission answers for a {}: {}", kind.name, reason(&error)));
                 None
             }
         }
@@ -326,14 +200,9 @@ impl Cluster<'_> {
         let object = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "vllm-operator-doctor-"},
         });
-        let created = async {
-            let api = self.api(CORE, "ConfigMap", "configmaps", Some(namespace));
-            let object: DynamicObject = serde_json::from_value(object).ok()?;
-            let created =
-                api.create(&PostParams { dry_run: true, ..PostParams::default() }, &object).await.ok()?;
-            created.metadata.creation_timestamp.map(|time| time.0)
-        };
-        created.await.unwrap_or_else(Timestamp::now)
+        let created = self.create(&CONFIG_MAP, Some(namespace), object, true).await;
+        let created = created.ok().and_then(|created| Some(created.metadata.creation_timestamp?.0));
+        created.unwrap_or_else(Timestamp::now)
     }
 
     /// What the operator's roles give and its account does not have.
@@ -362,10 +231,7 @@ impl Cluster<'_> {
                 "resourceAttributes": wanted.attributes,
             },
         });
-        let api =
-            self.api(("authorization.k8s.io", "v1"), "SubjectAccessReview", "subjectaccessreviews", None);
-        let object: DynamicObject = serde_json::from_value(review).ok()?;
-        match api.create(&PostParams::default(), &object).await {
+        match self.create(&ACCESS_REVIEW, None, review, false).await {
             Ok(answer) => (answer.data["status"]["allowed"] != true).then_some(wanted.right),
             Err(error) => {
                 self.note(format!("the operator's rights: {}", reason(&error)));
@@ -379,14 +245,6 @@ fn drives_a_cluster(object: &Value) -> bool {
     let target = &object["spec"]["scaleTargetRef"];
     let version = target["apiVersion"].as_str().unwrap_or_default();
     target["kind"] == KIND && version.split_once('/').is_some_and(|(group, _)| group == GROUP)
-}
-
-/// What an API server says, without what a client puts around it.
-fn reason(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
 }
 
 /// The samples of a page of metrics, by name and the value of the first label.
@@ -409,8 +267,8 @@ mod tests {
         let page = "# TYPE a gauge\na 1\nb{resource=\"pods\",x=\"y\"} 2.5\n# EOF\n";
         let found = samples(page);
         assert_eq!(found.len(), 2);
-        assert_eq!(found[&("a".into(), String::new())], 1.0);
-        assert_eq!(found[&("b".into(), "pods".into())], 2.5);
+        assert_eq!(found.get(&("a".into(), String::new())), Some(&1.0));
+        assert_eq!(found.get(&("b".into(), "pods".into())), Some(&2.5));
     }
 
     #[test]

@@ -162,7 +162,7 @@ mod tests {
                 .map(|wanted| wanted.attributes["namespace"].as_str().unwrap_or_default().to_owned())
                 .collect()
         };
-        assert_eq!(places(&[]), ["".to_owned()].into());
+        assert_eq!(places(&[]), [String::new()].into());
         assert_eq!(places(&["a".into(), "b".into()]), ["a".to_owned(), "b".to_owned()].into());
     }
 

@@ -88,9 +88,13 @@ pub(super) async fn refusals(objects: impl Iterator<Item = &Value>) -> anyhow::R
     for object in objects {
         let mut object = object.clone();
         // Nobody writes these into a manifest.
-        object.as_object_mut().map(|object| object.remove("status"));
-        object["metadata"].as_object_mut().map(|metadata| metadata.retain(|key, _| key != "managedFields"));
-        text += &format!("---\n{object}\n");
+        if let Some(object) = object.as_object_mut() {
+            object.remove("status");
+        }
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.remove("managedFields");
+        }
+        text.extend(["---\n", &object.to_string(), "\n"]);
     }
     let sources = [Source { name: "the cluster".into(), text, has_mark: false }];
     let checked = Read::new(&sources, "default").judged(&Objects::default()).await?;

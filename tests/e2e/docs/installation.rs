@@ -52,8 +52,8 @@ pub async fn documents() -> anyhow::Result<()> {
     let authority = std::fs::read_to_string(plane.state_dir().join("pki/ca.crt"))?;
     for (document, before) in DOCUMENTS {
         wait(&plane, before).await?;
-        let mut place = Place::new(&plane, &operator, &[CHAT, ("ca.crt", &authority)])?;
-        typed(&mut place, document).await?;
+        let mut here = Place::new(&plane, &operator, &[CHAT, ("ca.crt", &authority)])?;
+        typed(&mut here, document).await?;
     }
     plane.stop().await
 }

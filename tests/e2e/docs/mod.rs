@@ -68,17 +68,17 @@ pub async fn about_clusters(plane: &Plane) -> anyhow::Result<()> {
 
 async fn on_shared_plane(plane: &Plane, operator: &Path, document: &Document) -> anyhow::Result<()> {
     let Document { path, namespace, objects } = document;
-    let mut place = Place::new(plane, operator, &[])?;
+    let mut here = Place::new(plane, operator, &[])?;
     if !namespace.is_empty() {
-        place.run(&format!("kubectl create namespace {namespace}")).await?.ok()?;
-        place.run(&format!("kubectl config set-context --current --namespace={namespace}")).await?.ok()?;
+        here.run(&format!("kubectl create namespace {namespace}")).await?.ok()?;
+        here.run(&format!("kubectl config set-context --current --namespace={namespace}")).await?.ok()?;
     }
     if !objects.is_empty() {
-        place.give("kubectl apply", objects).await?;
+        here.give("kubectl apply", objects).await?;
     }
-    typed(&mut place, path).await?;
+    typed(&mut here, path).await?;
     if !namespace.is_empty() {
-        place.run(&format!("kubectl delete namespace {namespace} --timeout=60s")).await?.ok()?;
+        here.run(&format!("kubectl delete namespace {namespace} --timeout=60s")).await?.ok()?;
     }
     Ok(())
 }

@@ -29,11 +29,11 @@ impl<'a> Place<'a> {
         symlink(Path::new(ROOT).join("deploy").canonicalize()?, folder.path().join("deploy"))?;
         std::fs::copy(plane.kubeconfig(), folder.path().join("kubeconfig"))?;
         let programs = operator.parent().context("the operator's folder")?.to_owned();
-        let place = Self { plane, folder, programs, said: String::new() };
+        let new = Self { plane, folder, programs, said: String::new() };
         for (name, text) in files {
-            place.write(name, text)?;
+            new.write(name, text)?;
         }
-        Ok(place)
+        Ok(new)
     }
 
     /// A file in the folder.

@@ -204,7 +204,8 @@ fn remove(path: &str) -> Value {
     json!([{"op": "remove", "path": path}])
 }
 
-fn replace(path: &str, value: Value) -> Value {
+fn replace(path: &str, value: impl Into<Value>) -> Value {
+    let value = value.into();
     json!([{"op": "add", "path": path, "value": value}])
 }
 

@@ -155,7 +155,7 @@ impl Doctor {
             match change {
                 Change::Create(manifest) => drop(apply(&self.plane, namespace, &manifest()).await?),
                 Change::Delete => {
-                    drop(self.kubectl(namespace, &format!("delete {object} --wait=false")).await?)
+                    drop(self.kubectl(namespace, &format!("delete {object} --wait=false")).await?);
                 }
                 Change::Patch(patch) => {
                     let line = format!("patch {object} --type=json --patch-file=/dev/stdin");
