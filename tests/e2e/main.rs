@@ -136,20 +136,12 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         }),
         ("workload::models_are_kept", |plane| Box::pin(workload::cache::claims(plane))),
         ("workload::what_comes_and_goes_with_a_change", |plane| Box::pin(workload::changes::whole(plane))),
-        ("dashboard::every_panel_moves", |plane| Box::pin(dashboard::every_panel_moves(plane))),
-        ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
-        ("certificates::a_lost_authority_is_made_anew", |plane| {
-            Box::pin(certificates::lost_authority(plane))
-        }),
-        ("scaler_trust::is_kept_whatever_becomes_of_it", |plane| Box::pin(scaler_trust::kept(plane))),
         ("scaling::by_each_signal_of_the_servers", |plane| Box::pin(scaling::servers::each_signal(plane))),
         ("scaling::by_the_original_manifest", |plane| Box::pin(scaling::original::works(plane))),
         ("scaling::missing_data_takes_nothing_away", |plane| {
             Box::pin(scaling::missing::takes_nothing_away(plane))
         }),
         ("scaling::nobody_else_is_asked", |plane| Box::pin(scaling::isolation::asks_nobody_else(plane))),
-        ("scaling::bad_days_scale_nothing", |plane| Box::pin(scaling::bad_days::scale_nothing(plane))),
-        ("certificates::a_rotation_loses_no_write", |plane| Box::pin(certificates::rotation(plane))),
         ("leadership::all_answer_and_one_leads", |plane| Box::pin(leadership::all_answer(plane))),
         ("leadership::a_killed_leader_is_followed", |plane| Box::pin(leadership::killed(plane))),
         ("leadership::a_leader_hands_over", |plane| Box::pin(leadership::handed_over(plane))),
@@ -166,6 +158,16 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("operator_down::a_namespace_goes_without_it", |plane| {
             Box::pin(operator_down::namespace_goes(plane))
         }),
+        // After a new authority, each replica that starts waits until every API server knows it: nobody restarts replicas from here
+        // on but those whose matter that is.
+        ("dashboard::every_panel_moves", |plane| Box::pin(dashboard::every_panel_moves(plane))),
+        ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
+        ("certificates::a_lost_authority_is_made_anew", |plane| {
+            Box::pin(certificates::lost_authority(plane))
+        }),
+        ("scaler_trust::is_kept_whatever_becomes_of_it", |plane| Box::pin(scaler_trust::kept(plane))),
+        ("scaling::bad_days_scale_nothing", |plane| Box::pin(scaling::bad_days::scale_nothing(plane))),
+        ("certificates::a_rotation_loses_no_write", |plane| Box::pin(certificates::rotation(plane))),
         // These leave the StatefulSet controller in debt: its queue tries again ten times a second for all StatefulSets
         // together, and what is refused after hundreds of retries waits for minutes.
         ("transitions::every_change_ends_as_a_fresh_creation", |plane| {
@@ -182,6 +184,7 @@ fn alone() -> Vec<(&'static str, suite::Alone)> {
     vec![
         ("docs::nothing_is_left_out", || Box::pin(async { docs::nothing_is_left_out() })),
         ("docs::documents_of_an_installation_are_true", || Box::pin(docs::of_an_installation())),
+        ("docs::a_newcomer_comes_from_an_empty_home_to_a_demo", || Box::pin(docs::newcomers_path())),
         ("keda_optional::keda_comes_and_goes", || Box::pin(keda_optional::comes_and_goes())),
         ("bench_abuse::a_short_one", || Box::pin(bench_abuse::short())),
         ("bench_control::a_small_one", || Box::pin(bench_control::small())),

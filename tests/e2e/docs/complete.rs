@@ -25,11 +25,7 @@ const DOCTOR: &str = "tests/e2e/doctor/mod.rs";
 
 /// What is run elsewhere: the document, the command, and where.
 const ELSEWHERE: [(&str, &str, Elsewhere); 12] = [
-    (
-        "README.md",
-        "cargo demo ",
-        Elsewhere::Nowhere("it builds the tree once more, and checks each of its steps by itself"),
-    ),
+    ("README.md", "cargo demo ", Elsewhere::Scenario("tests/e2e/docs/newcomer.rs", "first_command")),
     ("README.md", "cargo test --workspace ", Elsewhere::File(".ci/run")),
     ("README.md", "helm install ", Elsewhere::Document("docs/install.md")),
     ("docs/quick-start.md", "helm install ", Elsewhere::Document("docs/install.md")),

@@ -11,6 +11,7 @@ mod complete;
 mod installation;
 mod links;
 mod manifests;
+mod newcomer;
 mod place;
 mod shown;
 
@@ -28,6 +29,7 @@ use place::Place;
 
 pub use complete::nothing_is_left_out;
 pub use installation::documents as of_an_installation;
+pub use newcomer::path as newcomers_path;
 
 /// A document on the shared plane.
 struct Document {
