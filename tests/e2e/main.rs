@@ -18,6 +18,7 @@ mod dashboard;
 mod docs;
 mod doctor;
 mod explain;
+mod image;
 mod interference;
 mod keda_optional;
 mod leadership;
@@ -185,6 +186,7 @@ fn alone() -> Vec<(&'static str, suite::Alone)> {
         ("docs::nothing_is_left_out", || Box::pin(async { docs::nothing_is_left_out() })),
         ("docs::documents_of_an_installation_are_true", || Box::pin(docs::of_an_installation())),
         ("docs::a_newcomer_comes_from_an_empty_home_to_a_demo", || Box::pin(docs::newcomers_path())),
+        ("image::is_assembled_and_serves_alone", || Box::pin(image::assembled_and_lived_in())),
         ("keda_optional::keda_comes_and_goes", || Box::pin(keda_optional::comes_and_goes())),
         ("bench_abuse::a_short_one", || Box::pin(bench_abuse::short())),
         ("bench_control::a_small_one", || Box::pin(bench_control::small())),

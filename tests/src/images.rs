@@ -3,7 +3,7 @@
 //! Images are known by repository; tags and digests are ignored, with one exception: the tag `missing` is never found, so
 //! that a broken image can be asked for.
 //!
-//! **Architecture invariant**: nothing here starts a process or touches the file system, and nothing is downloaded. An image
+//! **Architecture invariant**: nothing here starts a process or writes a file, and nothing is downloaded. An image
 //! that is not listed does not exist.
 
 use std::collections::BTreeMap;
@@ -24,6 +24,8 @@ pub struct Image {
     pub env: BTreeMap<String, String>,
     /// Working directory of a container that states none.
     pub working_dir: Option<String>,
+    /// A folder with its files, where it has files of its own: a container sees no others then.
+    pub files: Option<PathBuf>,
 }
 
 /// The images that a node can run.
@@ -57,8 +59,8 @@ pub const VLLM_CPU: &str = "vllm/vllm-openai-cpu";
 pub const OPERATOR: &str = "ghcr.io/distributed-inference/vllm-operator";
 
 impl Images {
-    /// The images of the parts. `binary` gives the path of a built part by its name, `testbed` is this program, and `engine`
-    /// is the command template of a real vLLM that is to run in place of the simulated one.
+    /// The images of the parts. `binary` gives the path of a built part by its name, `operator` is its program or a folder with
+    /// the files of its image, `testbed` is this program, and `engine` is the command template of a real vLLM that is to run in place of the simulated one.
     pub fn known(
         binary: &dyn Fn(&str) -> PathBuf,
         operator: Option<&Path>,
@@ -84,7 +86,13 @@ impl Images {
         images.insert("prom/prometheus", prometheus.clone());
         images.insert("quay.io/prometheus/prometheus", prometheus);
         if let Some(operator) = operator {
-            images.insert(OPERATOR, Image::of("/vllm-operator", vec![word(operator)]));
+            let command = "/vllm-operator";
+            let image = if operator.is_dir() {
+                Image { entrypoint: vec![command.into()], files: Some(operator.into()), ..Image::default() }
+            } else {
+                Image::of(command, vec![word(operator)])
+            };
+            images.insert(OPERATOR, image);
         }
         let engine = match engine {
             Some(template) => template.split_whitespace().map(String::from).collect(),

@@ -3,11 +3,12 @@
 //! Reading order: [`parts`] (the programs, built from pinned modules), [`plane`] (a control plane, from its owner's side and
 //! from its inside), [`namespaces`] and [`pki`] (what it stands on); [`node`] with [`images`] and [`sandbox`] (pods as
 //! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated), [`pods`] (how it is told to be sick); [`addons`] (KEDA, Prometheus,
-//! metrics-server, the operator), [`prometheus`] (what it is asked);
+//! metrics-server, the operator), [`prometheus`] (what it is asked); [`assembly`] (the operator's image);
 //! [`render`] with [`messages`] (what is generated from the Helm chart, and from transcripts); [`by_hand`], [`demo`], [`bench_control`] and [`bench_scaler`] with
 //! [`hollow`], [`bench_abuse`] and [`availability`] (the commands).
 
 pub mod addons;
+pub mod assembly;
 pub mod availability;
 pub mod bench_abuse;
 pub mod bench_control;

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use testbed::plane::{enter, inside};
 use testbed::{
-    availability, bench_abuse, bench_control, bench_scaler, by_hand, demo, engine, load, parts, render,
-    sandbox,
+    assembly, availability, bench_abuse, bench_control, bench_scaler, by_hand, demo, engine, load, parts,
+    render, sandbox,
 };
 
 /// A Kubernetes control plane of your own, in namespaces of its own.
@@ -36,6 +36,8 @@ enum Command {
     BenchScaler(bench_scaler::BenchScaler),
     /// Builds the control plane's parts into the cache.
     Build,
+    /// Makes the operator's image, an OCI archive, without a daemon of the machine.
+    Image(assembly::Make),
     /// Renders the Helm chart into the manifests, and makes the other files that are generated.
     Render,
     /// Starts a plane and leaves it running.
@@ -62,6 +64,9 @@ enum Command {
         /// What the owner wrote.
         spec: PathBuf,
     },
+    /// BuildKit's daemon, in namespaces of its own.
+    #[command(hide = true)]
+    ImageDaemon(assembly::Serve),
     /// Verified connections to the operator's replicas, from a pod.
     #[command(hide = true)]
     Handshakes(availability::handshakes::Handshakes),
@@ -99,6 +104,8 @@ fn main() -> ExitCode {
         Command::Handshakes(handshakes) => availability::handshakes::main(&handshakes),
         Command::Load(load) => load::main(load),
         Command::Build => parts::Binaries::ensure().map(drop).map_err(Into::into),
+        Command::Image(make) => assembly::main(&make),
+        Command::ImageDaemon(serve) => assembly::serve(&serve),
         Command::Render => render::main(),
         Command::Up(up) => by_hand::up(up),
         Command::Down(name) => by_hand::down(&name),

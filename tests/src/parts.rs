@@ -39,11 +39,15 @@ pub enum Part {
     MetricsServer,
     Prometheus,
     Helm,
+    Buildkitd,
+    Buildctl,
 }
 
 impl Part {
-    /// All of them, in the order in which they are built.
-    pub const ALL: [Self; 12] = [
+    /// What an image is assembled with.
+    pub const IMAGE: [Self; 2] = [Self::Buildkitd, Self::Buildctl];
+    /// What a plane is made of, and worked with, in the order in which it is built.
+    pub const PLANE: [Self; 12] = [
         Self::Etcd,
         Self::Apiserver,
         Self::ControllerManager,
@@ -73,6 +77,8 @@ impl Part {
             Self::MetricsServer => "metrics-server",
             Self::Prometheus => "prometheus",
             Self::Helm => "helm",
+            Self::Buildkitd => "buildkitd",
+            Self::Buildctl => "buildctl",
         }
     }
 
@@ -91,6 +97,8 @@ impl Part {
             Self::MetricsServer => "sigs.k8s.io/metrics-server/cmd/metrics-server",
             Self::Prometheus => "github.com/prometheus/prometheus/cmd/prometheus",
             Self::Helm => "helm.sh/helm/v4/cmd/helm",
+            Self::Buildkitd => "github.com/moby/buildkit/cmd/buildkitd",
+            Self::Buildctl => "github.com/moby/buildkit/cmd/buildctl",
         }
     }
 
@@ -105,6 +113,7 @@ impl Part {
             Self::MetricsServer => Module::MetricsServer,
             Self::Prometheus => Module::Prometheus,
             Self::Helm => Module::Helm,
+            Self::Buildkitd | Self::Buildctl => Module::Buildkit,
         }
     }
 }
@@ -120,12 +129,10 @@ pub enum Module {
     MetricsServer,
     Prometheus,
     Helm,
+    Buildkit,
 }
 
 impl Module {
-    const ALL: [Self; 6] =
-        [Self::Kubernetes, Self::Coredns, Self::Keda, Self::MetricsServer, Self::Prometheus, Self::Helm];
-
     /// Name of its folder.
     pub const fn name(self) -> &'static str {
         match self {
@@ -135,6 +142,7 @@ impl Module {
             Self::MetricsServer => "metrics-server",
             Self::Prometheus => "prometheus",
             Self::Helm => "helm",
+            Self::Buildkit => "buildkit",
         }
     }
 
@@ -155,6 +163,7 @@ impl Module {
             Self::MetricsServer => pins!("metrics-server"),
             Self::Prometheus => pins!("prometheus"),
             Self::Helm => pins!("helm"),
+            Self::Buildkit => pins!("buildkit"),
         }
     }
 
@@ -176,7 +185,7 @@ impl Module {
             }
             // The other service discoveries are most of the program, and Kubernetes is where it runs.
             Self::Prometheus => flags.push("-tags=remove_all_sd,enable_kubernetes_sd".to_owned()),
-            Self::Coredns | Self::Keda | Self::MetricsServer | Self::Helm => {}
+            Self::Coredns | Self::Keda | Self::MetricsServer | Self::Helm | Self::Buildkit => {}
         }
         flags.push(format!("-ldflags={link}"));
         flags
@@ -244,35 +253,45 @@ pub enum PartsError {
     NoOperator,
 }
 
-/// Where the parts lie.
+/// Where the parts of a plane lie, or those that assemble an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binaries {
     folders: BTreeMap<Module, PathBuf>,
 }
 
 impl Binaries {
-    /// Builds what is missing, with progress on standard error.
+    /// Builds what a plane lacks, with progress on standard error.
     pub fn ensure() -> Result<Self, PartsError> {
-        if let Some(folder) = std::env::var_os("VLLM_TESTBED_BIN") {
-            return Self::prebuilt(Path::new(&folder));
-        }
-        build::Builder { cache: cache_dir(|name| std::env::var_os(name))?, go: "go".into() }.ensure()
+        Self::of(&Part::PLANE)
     }
 
-    /// Every part in `folder`, and KEDA's manifests in its `manifests/keda`.
-    pub fn prebuilt(folder: &Path) -> Result<Self, PartsError> {
+    /// Builds what is missing to assemble an image.
+    pub fn for_images() -> Result<Self, PartsError> {
+        Self::of(&Part::IMAGE)
+    }
+
+    fn of(parts: &[Part]) -> Result<Self, PartsError> {
+        if let Some(folder) = std::env::var_os("VLLM_TESTBED_BIN") {
+            return Self::prebuilt(Path::new(&folder), parts);
+        }
+        let cache = cache_dir(|name| std::env::var_os(name))?;
+        build::Builder { cache, go: "go".into() }.ensure(parts)
+    }
+
+    /// These parts in `folder`, and KEDA's manifests in its `manifests/keda` if KEDA is one of them.
+    pub fn prebuilt(folder: &Path, parts: &[Part]) -> Result<Self, PartsError> {
         let missing =
             |missing: &str| PartsError::Prebuilt { folder: folder.to_owned(), missing: missing.to_owned() };
         let folder = folder.canonicalize().map_err(|_| missing("such folder"))?;
-        for part in Part::ALL {
+        for part in parts {
             if !folder.join(part.name()).is_file() {
                 return Err(missing(part.name()));
             }
         }
-        if !folder.join(KEDA_MANIFESTS).is_dir() {
+        if parts.contains(&Part::KedaOperator) && !folder.join(KEDA_MANIFESTS).is_dir() {
             return Err(missing(KEDA_MANIFESTS));
         }
-        Ok(Self { folders: Module::ALL.into_iter().map(|module| (module, folder.clone())).collect() })
+        Ok(Self { folders: parts.iter().map(|part| (part.module(), folder.clone())).collect() })
     }
 
     /// The program of a part.
@@ -282,7 +301,7 @@ impl Binaries {
 
     /// The program with this file name; a name of no part is looked for beside the Kubernetes programs.
     pub fn by_name(&self, name: &str) -> PathBuf {
-        match Part::ALL.into_iter().find(|part| part.name() == name) {
+        match Part::PLANE.into_iter().find(|part| part.name() == name) {
             Some(part) => self.path(part),
             None => self.folder(Module::Kubernetes).join(name),
         }
@@ -299,7 +318,7 @@ impl Binaries {
     }
 
     fn folder(&self, module: Module) -> &Path {
-        // `ensure` and `prebuilt` fill in every module.
+        // `ensure` fills in every module of a plane, `for_images` that of its parts; who has the one asks for no part of the other.
         &self.folders[&module]
     }
 }
@@ -343,7 +362,7 @@ mod tests {
 
     #[test]
     fn every_part_is_a_tool_of_its_module() {
-        for part in Part::ALL {
+        for part in Part::PLANE.into_iter().chain(Part::IMAGE) {
             let (go_mod, _) = part.module().pins();
             let tools = go_mod.lines().any(|line| line.trim().trim_start_matches("tool ") == part.package());
             assert!(tools, "{part:?}: {} is no tool of {:?}", part.package(), part.module());
@@ -353,16 +372,18 @@ mod tests {
     #[test]
     fn a_prebuilt_folder_must_be_complete() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        for part in Part::ALL {
-            let error = Binaries::prebuilt(folder.path()).expect_err("incomplete").to_string();
+        for part in Part::PLANE {
+            let error = Binaries::prebuilt(folder.path(), &Part::PLANE).expect_err("incomplete").to_string();
             assert!(error.contains(&format!("no {} in it", part.name())), "{error}");
             std::fs::write(folder.path().join(part.name()), "").expect("written");
         }
-        let error = Binaries::prebuilt(folder.path()).expect_err("no manifests").to_string();
+        let error = Binaries::prebuilt(folder.path(), &Part::PLANE).expect_err("no manifests").to_string();
         assert!(error.contains("no manifests/keda in it"), "{error}");
         std::fs::create_dir_all(folder.path().join(KEDA_MANIFESTS)).expect("made");
-        let binaries = Binaries::prebuilt(folder.path()).expect("complete");
+        let binaries = Binaries::prebuilt(folder.path(), &Part::PLANE).expect("complete");
         assert!(binaries.path(Part::Kubectl).is_file());
         assert_eq!(binaries.by_name("keda-adapter"), binaries.path(Part::KedaAdapter));
+        let error = Binaries::prebuilt(folder.path(), &Part::IMAGE).expect_err("no BuildKit").to_string();
+        assert!(error.contains("no buildkitd in it"), "{error}");
     }
 }

@@ -22,9 +22,10 @@ pub enum Elsewhere {
 }
 
 const DOCTOR: &str = "tests/e2e/doctor/mod.rs";
+const ASSEMBLY: &str = "tests/src/assembly.rs";
 
 /// What is run elsewhere: the document, the command, and where.
-const ELSEWHERE: [(&str, &str, Elsewhere); 12] = [
+const ELSEWHERE: [(&str, &str, Elsewhere); 14] = [
     ("README.md", "cargo demo ", Elsewhere::Scenario("tests/e2e/docs/newcomer.rs", "first_command")),
     ("README.md", "cargo test --workspace ", Elsewhere::File(".ci/run")),
     ("README.md", "helm install ", Elsewhere::Document("docs/install.md")),
@@ -40,6 +41,12 @@ const ELSEWHERE: [(&str, &str, Elsewhere); 12] = [
     ("docs/doctor.md", "kubectl vllm status ", Elsewhere::Scenario(DOCTOR, "vllm status")),
     ("docs/doctor.md", "kubectl vllm doctor ", Elsewhere::Scenario(DOCTOR, "vllm doctor")),
     ("docs/doctor.md", "kubectl vllm explain-scaling ", Elsewhere::Scenario(DOCTOR, "vllm explain-scaling")),
+    ("docs/image.md", "docker buildx build ", Elsewhere::Scenario(ASSEMBLY, "rewrite-timestamp=true")),
+    (
+        "docs/image.md",
+        "cargo testbed image ",
+        Elsewhere::Scenario("tests/e2e/image.rs", "assembly::assemble"),
+    ),
     (
         "docs/install.md",
         "helm upgrade vllm-operator deploy/chart --namespace vllm-operator-system --reset-then-reuse-values \\\n",

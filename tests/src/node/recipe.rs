@@ -95,6 +95,7 @@ pub async fn spec(
         network: shared.network.as_ref().map(Namespace::path),
         hostname: files::hostname(pod),
         root: shared.directory.join(format!("root-{}", container.name)),
+        image: image.files.clone(),
         argv,
         working_dir: PathBuf::from(working_dir),
         mounts: mounts(container, shared, &env).map_err(Problem::create)?,

@@ -37,13 +37,17 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Builds what is missing.
-    pub fn ensure(&self) -> Result<Binaries, PartsError> {
-        let folders: BTreeMap<_, _> =
-            Module::ALL.into_iter().map(|module| (module, self.cache.join(folder_name(module)))).collect();
-        let missing: Vec<Part> = Part::ALL.into_iter().filter(|part| !built(&folders, *part)).collect();
-        let manifests = folders[&Module::Keda].join(KEDA_MANIFESTS);
-        if missing.is_empty() && manifests.is_dir() {
+    /// Builds what is missing of `parts`; to those of KEDA belong its manifests.
+    pub fn ensure(&self, parts: &[Part]) -> Result<Binaries, PartsError> {
+        let folders: BTreeMap<_, _> = parts
+            .iter()
+            .map(|part| part.module())
+            .map(|module| (module, self.cache.join(folder_name(module))))
+            .collect();
+        let missing: Vec<Part> = parts.iter().copied().filter(|part| !built(&folders, *part)).collect();
+        let manifests = folders.get(&Module::Keda).map(|folder| folder.join(KEDA_MANIFESTS));
+        let manifests = manifests.filter(|manifests| !manifests.is_dir());
+        if missing.is_empty() && manifests.is_none() {
             return Ok(Binaries { folders });
         }
         make_dir(&self.cache)?;
@@ -66,7 +70,8 @@ impl Builder {
                 self.build(part, &folders[&part.module()], step)?;
             }
         }
-        if !manifests.is_dir() {
+        // Another builder may have copied them, too.
+        if let Some(manifests) = manifests.filter(|manifests| !manifests.is_dir()) {
             self.copy_keda_manifests(&manifests)?;
         }
         Ok(Binaries { folders })
@@ -255,7 +260,7 @@ mod tests {
     fn a_missing_go_is_said_in_a_sentence() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let builder = Builder { cache: folder.path().into(), go: folder.path().join("no-go").into() };
-        let error = builder.ensure().expect_err("no go").to_string();
+        let error = builder.ensure(&Part::PLANE).expect_err("no go").to_string();
         assert!(error.contains("install Go 1.26 or later"), "{error}");
         assert!(error.contains("VLLM_TESTBED_BIN"), "{error}");
     }
@@ -264,7 +269,7 @@ mod tests {
     fn an_old_go_is_said_in_a_sentence() {
         for which in ["old", "refuses"] {
             let folder = tempfile::tempdir().expect("temporary folder");
-            let error = fake_go(folder.path(), which).ensure().expect_err("old go").to_string();
+            let error = fake_go(folder.path(), which).ensure(&Part::PLANE).expect_err("old go").to_string();
             assert!(error.contains("Go 1.26 or later is needed") && error.contains("1.25.9"), "{error}");
             assert!(error.contains("GOTOOLCHAIN=auto"), "{error}");
         }
@@ -274,7 +279,7 @@ mod tests {
     fn a_build_that_fails_shows_what_go_said() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let builder = fake_go(folder.path(), "fails");
-        let error = builder.ensure().expect_err("fails").to_string();
+        let error = builder.ensure(&Part::PLANE).expect_err("fails").to_string();
         assert!(
             error.contains("building etcd failed") && error.contains("server.go:7: undefined: x"),
             "{error}"
@@ -288,16 +293,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let builder = fake_go(folder.path(), "works");
         let both = std::thread::scope(|scope| {
-            let threads = [scope.spawn(|| builder.ensure()), scope.spawn(|| builder.ensure())];
+            let threads =
+                [scope.spawn(|| builder.ensure(&Part::PLANE)), scope.spawn(|| builder.ensure(&Part::PLANE))];
             threads.map(|thread| thread.join().expect("no panic").expect("built"))
         });
         assert_eq!(both[0], both[1]);
-        for part in Part::ALL {
+        for part in Part::PLANE {
             assert!(both[0].path(part).is_file(), "{part:?}");
         }
         assert!(both[0].keda_manifests().join("crd/bases/x.yaml").is_file());
         let builds = fs::read_to_string(folder.path().join("builds")).expect("builds");
-        assert_eq!(builds.lines().count(), Part::ALL.len(), "{builds}");
+        assert_eq!(builds.lines().count(), Part::PLANE.len(), "{builds}");
         assert!(builds.contains("-trimpath -tags=remove_all_sd,enable_kubernetes_sd"), "{builds}");
     }
 

@@ -41,7 +41,7 @@ pub struct PlaneOptions {
     pub state_dir: Option<PathBuf>,
     /// The `testbed` program.
     pub testbed_exe: PathBuf,
-    /// The operator's program, for pods of its image.
+    /// The operator's program, for pods of its image, or a folder with that image's files.
     pub operator_exe: Option<PathBuf>,
     /// The common name of the certificate that the API server shows to the operator's webhooks; by default it shows none.
     /// It is of the plane's own CA.

@@ -20,7 +20,7 @@ pub struct Spec {
     pub binaries: Binaries,
     /// This program, which also serves as engine, load generator and sandbox.
     pub testbed_exe: PathBuf,
-    /// The operator's program, behind its image.
+    /// The operator's program, behind its image, or a folder with that image's files.
     pub operator_exe: Option<PathBuf>,
     /// The common name of the certificate that the API server shows to the operator's webhooks, if it is to show one.
     #[serde(default)]

@@ -1,10 +1,10 @@
-//! A root file system for one container: that of the node, with its own mounts in it.
+//! A root file system for one container: that of its image, or of the node, with its own mounts in it.
 //!
-//! A tmpfs with every entry of the node's root bound into it, so that a mount point like `/certs` can be made. A mount point
+//! A tmpfs with every entry of that root bound into it, so that a mount point like `/certs` can be made. A mount point
 //! that is missing deeper down is made by *shadowing* its nearest existing directory: a tmpfs over it into which the
 //! directory's entries are bound again.
 //!
-//! **Architecture invariant**: nothing of the node's own files is created, changed or removed.
+//! **Architecture invariant**: nothing of the node's own files, or of the image's, is created, changed or removed.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -35,14 +35,16 @@ pub struct Mount {
 enum Ground {
     /// A tmpfs of this container, or a volume: mount points may be made.
     Own,
-    /// The node's.
-    Node,
+    /// The image's, or the node's.
+    Image,
 }
 
 /// A root under construction.
 #[derive(Debug)]
 pub struct Root {
     at: PathBuf,
+    /// Whose entries it has: the folder with an image's files, or the node's own root.
+    image: PathBuf,
     ground: BTreeMap<PathBuf, Ground>,
 }
 
@@ -51,11 +53,19 @@ const MAX_LINKS: usize = 40;
 
 impl Root {
     /// Starts one on the empty directory `at`, with everything of the node in it but for `/tmp` and `/dev/shm`, which are
-    /// the container's own.
-    pub fn build(at: &Path) -> anyhow::Result<Self> {
-        let mut root = Self { at: at.to_owned(), ground: BTreeMap::new() };
+    /// the container's own; or with the files of an image and nothing else, but for what every container is given.
+    pub fn build(at: &Path, image: Option<&Path>) -> anyhow::Result<Self> {
+        let (given, own): (&[_], &[_]) = match image {
+            Some(_) => (&["/dev", "/proc", "/sys"], &[]),
+            None => (&[], &["/tmp", "/dev/shm"]),
+        };
+        let image = image.unwrap_or(Path::new("/")).to_owned();
+        let mut root = Self { at: at.to_owned(), image, ground: BTreeMap::new() };
         root.shadow(Path::new("/"))?;
-        for target in ["/tmp", "/dev/shm"] {
+        for target in given.iter().map(PathBuf::from) {
+            root.mount(Mount { source: Some(target.clone()), target, read_only: false })?;
+        }
+        for target in own {
             root.mount(Mount { target: target.into(), source: None, read_only: false })?;
         }
         Ok(root)
@@ -118,7 +128,7 @@ impl Root {
             }
             return Ok(base);
         }
-        if ground(&self.ground, &base) == Ground::Node {
+        if ground(&self.ground, &base) == Ground::Image {
             self.shadow(&base)?;
         }
         let place = missing.iter().fold(base, |path, name| path.join(name));
@@ -132,7 +142,7 @@ impl Root {
         Ok(place)
     }
 
-    /// Lays a tmpfs over the node's directory `path` and binds its entries into it.
+    /// Lays a tmpfs over the image's directory `path` and binds its entries into it.
     fn shadow(&mut self, path: &Path) -> anyhow::Result<()> {
         let over = self.full(path);
         mount("tmpfs", &over, "tmpfs", MountFlags::empty(), Some(c"mode=0755"))
@@ -140,19 +150,23 @@ impl Root {
         // The root lies in a directory that is bound into it: without this it would hold a copy of itself.
         mount_change(&over, MountPropagationFlags::UNBINDABLE)?;
         self.ground.insert(path.to_owned(), Ground::Own);
-        for entry in fs::read_dir(path)? {
+        for entry in fs::read_dir(below(&self.image, path))? {
             let entry = entry?;
             // What cannot be bound (a stale mount, an entry that has just gone) is missing in the container.
             if bind_entry(&entry, &over.join(entry.file_name())).is_ok() {
-                self.ground.insert(entry.path(), Ground::Node);
+                self.ground.insert(path.join(entry.file_name()), Ground::Image);
             }
         }
         Ok(())
     }
 
     fn full(&self, path: &Path) -> PathBuf {
-        self.at.join(path.strip_prefix("/").unwrap_or(path))
+        below(&self.at, path)
     }
+}
+
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 fn bind_entry(entry: &fs::DirEntry, to: &Path) -> io::Result<()> {
@@ -189,7 +203,7 @@ fn set_read_only(path: &Path) -> io::Result<()> {
 
 /// Whose `path` is: what the nearest entry above it says.
 fn ground(known: &BTreeMap<PathBuf, Ground>, path: &Path) -> Ground {
-    path.ancestors().find_map(|above| known.get(above)).copied().unwrap_or(Ground::Node)
+    path.ancestors().find_map(|above| known.get(above)).copied().unwrap_or(Ground::Image)
 }
 
 /// Follows `path` below `root` as a process would whose root that is: the part that exists, without links in it, and the
@@ -204,7 +218,7 @@ fn resolve(root: &Path, path: &Path) -> anyhow::Result<(PathBuf, Vec<OsString>)>
             continue;
         }
         let next = found.join(&name);
-        let full = root.join(next.strip_prefix("/").unwrap_or(&next));
+        let full = below(root, &next);
         match fs::symlink_metadata(&full) {
             Ok(entry) if entry.is_symlink() => {
                 links += 1;
@@ -274,17 +288,21 @@ mod tests {
 
     #[test]
     fn the_nearest_entry_says_whose_a_path_is() {
-        let known =
-            [("/", Ground::Own), ("/run", Ground::Own), ("/run/lock", Ground::Node), ("/etc", Ground::Node)]
-                .map(|(path, ground)| (PathBuf::from(path), ground))
-                .into();
+        let known = [
+            ("/", Ground::Own),
+            ("/run", Ground::Own),
+            ("/run/lock", Ground::Image),
+            ("/etc", Ground::Image),
+        ]
+        .map(|(path, ground)| (PathBuf::from(path), ground))
+        .into();
         for (path, expected) in [
             ("/", Ground::Own),
             ("/certs", Ground::Own),
             ("/run/secrets/x", Ground::Own),
-            ("/run/lock/x", Ground::Node),
-            ("/etc", Ground::Node),
-            ("/etc/deep/er", Ground::Node),
+            ("/run/lock/x", Ground::Image),
+            ("/etc", Ground::Image),
+            ("/etc/deep/er", Ground::Image),
         ] {
             assert_eq!(ground(&known, Path::new(path)), expected, "{path}");
         }

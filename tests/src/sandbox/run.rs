@@ -27,7 +27,9 @@ pub struct Spec {
     pub hostname: String,
     /// An empty directory to build the container's root on.
     pub root: PathBuf,
-    /// The program and its arguments. A program with an absolute path is taken from the node, wherever it is there, and
+    /// A folder with the files of the image; none has those of the node.
+    pub image: Option<PathBuf>,
+    /// The program and its arguments. Where there is a folder, both are the image's own. Otherwise a program with an absolute path is taken from the node, wherever it is there, and
     /// shows up below `/.image`; any other is looked up in the container's `PATH`.
     pub argv: Vec<String>,
     /// The whole environment.
@@ -48,7 +50,8 @@ pub fn run(spec: &Path) -> anyhow::Error {
 
 fn enter(spec: &Path) -> anyhow::Result<Infallible> {
     let text = std::fs::read(spec).with_context(|| format!("reading {}", spec.display()))?;
-    let Spec { network, hostname, root, argv, env, working_dir, mounts } = serde_json::from_slice(&text)?;
+    let Spec { network, hostname, root, image, argv, env, working_dir, mounts } =
+        serde_json::from_slice(&text)?;
     if let Some(network) = network {
         let file = File::open(&network).context("the pod's network is gone")?;
         setns(file, CloneFlags::CLONE_NEWNET).context("entering the pod's network")?;
@@ -60,8 +63,8 @@ fn enter(spec: &Path) -> anyhow::Result<Infallible> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
 
     let (program, arguments) = argv.split_first().context("the container has no command")?;
-    let mut root = Root::build(&root)?;
-    let program = if Path::new(program).is_absolute() {
+    let mut root = Root::build(&root, image.as_deref())?;
+    let program = if image.is_none() && Path::new(program).is_absolute() {
         root.program(Path::new(program))?
     } else {
         PathBuf::from(program)
