@@ -1,8 +1,8 @@
 //! End-to-end tests on a real control plane.
 //!
-//! Reading order: [`suite`] (what all of them share), then one file a topic. The testbed's own promises stand in
-//! [`plane_itself`]; everything else shares one plane with KEDA, Prometheus and the operator, and runs one after
-//! the other, each in a namespace of its own.
+//! Reading order: [`suite`] (what all of them share), [`lanes`] (what runs when), then one file a topic. Most share one plane
+//! with KEDA, Prometheus and the operator, and run one after the other, each in a namespace of its own; beside them run those
+//! that need a plane of their own. The testbed's own promises stand in [`plane_itself`].
 
 mod admission;
 mod availability;
@@ -21,6 +21,7 @@ mod explain;
 mod image;
 mod interference;
 mod keda_optional;
+mod lanes;
 mod leadership;
 mod lint;
 mod manifests;
@@ -47,6 +48,7 @@ use std::time::Instant;
 use libtest_mimic::{Arguments, Failed, Trial};
 use testbed::availability::Kind;
 
+use lanes::{Lane, Lanes};
 use suite::{Scenario, Suite};
 
 fn main() -> ExitCode {
@@ -56,21 +58,26 @@ fn main() -> ExitCode {
         return code;
     }
     let mut arguments = Arguments::from_args();
-    // One plane at a time: two cores hold no more, and scenarios stop the operator that others need.
-    arguments.test_threads = Some(1);
     let suite = Arc::new(Suite::new());
-    let trials = shared()
-        .into_iter()
-        .map(|(name, scenario)| {
-            let suite = Arc::clone(&suite);
-            Trial::test(name, move || timed(name, || suite.run(scenario)))
-        })
-        .chain(
-            alone()
-                .into_iter()
-                .map(|(name, scenario)| Trial::test(name, move || timed(name, || suite::alone(scenario)))),
-        )
-        .collect();
+    let mut lanes = Lanes::default();
+    let mut trial =
+        |lane: Lane, name: &'static str, scenario: Box<dyn FnOnce() -> Result<(), Failed> + Send>| {
+            // What is left out has no turn, for nobody would take it.
+            let left_out = arguments.is_filtered_out(&Trial::test(name, || Ok(())));
+            let turn = (!left_out).then(|| lanes.turn(lane));
+            Trial::test(name, move || turn.map_or(Ok(()), |turn| turn.take(|| timed(name, scenario))))
+        };
+    let mut trials = Vec::new();
+    for (name, scenario) in shared() {
+        let suite = Arc::clone(&suite);
+        trials.push(trial(Lane::Shared, name, Box::new(move || suite.run(scenario))));
+    }
+    for (lane, scenarios) in [(Lane::Beside, beside()), (Lane::Alone, alone())] {
+        for (name, scenario) in scenarios {
+            trials.push(trial(lane, name, Box::new(move || suite::alone(scenario))));
+        }
+    }
+    arguments.test_threads = Some(trials.len());
     let conclusion = libtest_mimic::run(&arguments, trials);
     suite.end(!conclusion.has_failed());
     conclusion.exit_code()
@@ -180,21 +187,15 @@ fn shared() -> Vec<(&'static str, Scenario)> {
     ]
 }
 
-/// Scenarios that start what they need by themselves.
-fn alone() -> Vec<(&'static str, suite::Alone)> {
+/// Scenarios with planes of their own, or without one. What compiles comes first, while the shared plane is used by nobody who
+/// measures.
+fn beside() -> Vec<(&'static str, suite::Alone)> {
     vec![
         ("docs::nothing_is_left_out", || Box::pin(async { docs::nothing_is_left_out() })),
-        ("docs::documents_of_an_installation_are_true", || Box::pin(docs::of_an_installation())),
-        ("docs::a_newcomer_comes_from_an_empty_home_to_a_demo", || Box::pin(docs::newcomers_path())),
         ("image::is_assembled_and_serves_alone", || Box::pin(image::assembled_and_lived_in())),
+        ("docs::a_newcomer_comes_from_an_empty_home_to_a_demo", || Box::pin(docs::newcomers_path())),
+        ("docs::documents_of_an_installation_are_true", || Box::pin(docs::of_an_installation())),
         ("keda_optional::keda_comes_and_goes", || Box::pin(keda_optional::comes_and_goes())),
-        ("bench_abuse::a_short_one", || Box::pin(bench_abuse::short())),
-        ("bench_control::a_small_one", || Box::pin(bench_control::small())),
-        ("bench_scaler::a_short_one", || Box::pin(bench_scaler::short())),
-        ("availability::rotations_lose_nothing", || Box::pin(availability::row(Kind::Rotations, 2))),
-        ("availability::rolling_restarts_lose_nothing", || Box::pin(availability::row(Kind::Restarts, 1))),
-        ("availability::another_leads_in_time", || Box::pin(availability::row(Kind::Kills, 4))),
-        ("availability::outages_pass", || Box::pin(availability::row(Kind::Outages, 2))),
         ("client_certificates::are_demanded_of_the_api_server", || Box::pin(client_certificates::demanded())),
         ("chart::what_is_generated_is_current", || Box::pin(chart::generated::is_current())),
         ("chart::kustomize_is_the_same", || Box::pin(chart::generated::kustomize_is_the_same())),
@@ -207,9 +208,6 @@ fn alone() -> Vec<(&'static str, suite::Alone)> {
         }),
         ("chart::upgraded_and_removed", || Box::pin(chart::lifecycle::upgraded_and_removed())),
         ("doctor::finds_what_is_broken", || Box::pin(doctor::finds_what_is_broken())),
-        ("plane_itself::a_warm_start_is_ready_in_time", || {
-            Box::pin(plane_itself::a_warm_start_is_ready_in_time())
-        }),
         ("plane_itself::two_planes_stand_side_by_side", || {
             Box::pin(plane_itself::two_planes_stand_side_by_side())
         }),
@@ -221,6 +219,22 @@ fn alone() -> Vec<(&'static str, suite::Alone)> {
         }),
         ("plane_itself::a_plane_that_was_let_go_stays_until_down", || {
             Box::pin(plane_itself::a_plane_that_was_let_go_stays_until_down())
+        }),
+    ]
+}
+
+/// Scenarios that measure.
+fn alone() -> Vec<(&'static str, suite::Alone)> {
+    vec![
+        ("bench_abuse::a_short_one", || Box::pin(bench_abuse::short())),
+        ("bench_control::a_small_one", || Box::pin(bench_control::small())),
+        ("bench_scaler::a_short_one", || Box::pin(bench_scaler::short())),
+        ("availability::rotations_lose_nothing", || Box::pin(availability::row(Kind::Rotations, 2))),
+        ("availability::rolling_restarts_lose_nothing", || Box::pin(availability::row(Kind::Restarts, 1))),
+        ("availability::another_leads_in_time", || Box::pin(availability::row(Kind::Kills, 4))),
+        ("availability::outages_pass", || Box::pin(availability::row(Kind::Outages, 2))),
+        ("plane_itself::a_warm_start_is_ready_in_time", || {
+            Box::pin(plane_itself::a_warm_start_is_ready_in_time())
         }),
     ]
 }
