@@ -167,14 +167,14 @@ fn shared() -> Vec<(&'static str, Scenario)> {
             Box::pin(operator_down::namespace_goes(plane))
         }),
         // After a new authority, each replica that starts waits until every API server knows it: nobody restarts replicas from here
-        // on but those whose matter that is.
+        // on but those whose matter that is, and these first.
         ("dashboard::every_panel_moves", |plane| Box::pin(dashboard::every_panel_moves(plane))),
+        ("scaling::bad_days_scale_nothing", |plane| Box::pin(scaling::bad_days::scale_nothing(plane))),
         ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
         ("certificates::a_lost_authority_is_made_anew", |plane| {
             Box::pin(certificates::lost_authority(plane))
         }),
         ("scaler_trust::is_kept_whatever_becomes_of_it", |plane| Box::pin(scaler_trust::kept(plane))),
-        ("scaling::bad_days_scale_nothing", |plane| Box::pin(scaling::bad_days::scale_nothing(plane))),
         ("certificates::a_rotation_loses_no_write", |plane| Box::pin(certificates::rotation(plane))),
         // These leave the StatefulSet controller in debt: its queue tries again ten times a second for all StatefulSets
         // together, and what is refused after hundreds of retries waits for minutes.
