@@ -23,7 +23,7 @@ use crate::parts::{Binaries, Part};
 /// The tree.
 const TREE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// The daemon starts within a second; this is for a machine that is very busy.
-const START_DEADLINE: Duration = Duration::from_secs(60);
+const START_DEADLINE: Duration = Duration::from_mins(1);
 /// What an image may weigh, unpacked.
 pub const MOST_BYTES: u64 = 30_000_000;
 

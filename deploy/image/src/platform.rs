@@ -1,8 +1,6 @@
 //! What an image is for.
 
 use std::env::consts::ARCH;
-use std::path::Path;
-use std::process::Command;
 
 use clap::ValueEnum;
 
@@ -38,12 +36,5 @@ impl Platform {
             Self::Amd64 => "x86_64-linux-gnu-gcc",
             Self::Arm64 => "aarch64-linux-gnu-gcc",
         }
-    }
-
-    /// `cargo` in the tree, for it.
-    pub fn cargo(self, tree: &Path) -> Command {
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.current_dir(tree);
-        command
     }
 }

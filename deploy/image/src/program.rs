@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use cargo_metadata::Message;
@@ -23,8 +23,9 @@ pub fn build(tree: &Path, platform: Platform, profile: &str) -> anyhow::Result<P
         .chain(hidden.iter().map(|prefix| format!("--remap-path-prefix={prefix}")))
         .collect();
     let of_c: Vec<_> = hidden.iter().map(|prefix| format!("-ffile-prefix-map={prefix}")).collect();
-    let mut cargo = platform.cargo(tree);
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
+        .current_dir(tree)
         .args(["build", "--locked", "--package=vllm-operator", "--bin=vllm-operator"])
         // Stated even where it is the machine's own: the flags are the program's then, and not those of build scripts.
         .args([format!("--target={triple}"), format!("--profile={profile}")])
