@@ -73,7 +73,7 @@ pub enum Command {
     /// Look for what is wrong with an installation, and tell the way out of each.
     ///
     /// Looks at the definition, the operator's pods, its webhooks and whether the API server reaches and trusts them, its certificates,
-    /// rights and leader, KEDA and the metrics APIs, and at what scales. Nothing is stored: two objects are created as a dry run. It
+    /// rights and leader, KEDA and the metrics APIs, and at what scales. Nothing is stored: three objects are created as a dry run. It
     /// takes the rights of a cluster's administrator; what may not be read is told. Exit code 0 where nothing is broken, 1 where
     /// something is, 2 where the cluster cannot be asked.
     Doctor(DoctorArgs),
@@ -307,7 +307,7 @@ pub struct RunArgs {
     pub client_names: Vec<String>,
 
     /// User that scales on behalf of an autoscaler; may be repeated. Its counts are moved to the nearest bound
-    /// instead of being refused.
+    /// instead of being refused. Whoever names one names all: those that it is by default are replaced.
     #[arg(
         long = "autoscaler",
         env = "AUTOSCALERS",
