@@ -5,12 +5,13 @@
 //! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated), [`pods`] (how it is told to be sick); [`addons`] (KEDA, Prometheus,
 //! metrics-server, the operator), [`prometheus`] (what it is asked); [`assembly`] (the operator's image);
 //! [`render`] with [`messages`] (what is generated from the Helm chart, and from transcripts); [`by_hand`], [`demo`], [`bench_control`] and [`bench_scaler`] with
-//! [`hollow`], [`bench_abuse`] and [`availability`] (the commands).
+//! [`hollow`], [`bench_abuse`], [`bench_admission`] and [`availability`] (the commands).
 
 pub mod addons;
 pub mod assembly;
 pub mod availability;
 pub mod bench_abuse;
+pub mod bench_admission;
 pub mod bench_control;
 pub mod bench_scaler;
 pub mod by_hand;

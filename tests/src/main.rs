@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use testbed::plane::{enter, inside};
 use testbed::{
-    assembly, availability, bench_abuse, bench_control, bench_scaler, by_hand, demo, engine, load, parts,
-    render, sandbox,
+    assembly, availability, bench_abuse, bench_admission, bench_control, bench_scaler, by_hand, demo, engine,
+    load, parts, render, sandbox,
 };
 
 /// A Kubernetes control plane of your own, in namespaces of its own.
@@ -30,6 +30,8 @@ enum Command {
     BenchControl(bench_control::BenchControl),
     /// Three replicas of the operator and bad days for them: what is lost, and who leads after how long.
     BenchAvailability(availability::BenchAvailability),
+    /// What a review costs: the operator beside the floor and a webhook written with controller-runtime.
+    BenchAdmission(bench_admission::BenchAdmission),
     /// Hostile connections to the admission port: what they do to the API server's calls, and to memory.
     BenchAbuse(bench_abuse::BenchAbuse),
     /// KEDA's external scaler: how fast beside Prometheus, and what hundreds of ScaledObjects cost.
@@ -64,6 +66,9 @@ enum Command {
         /// What the owner wrote.
         spec: PathBuf,
     },
+    /// A server that allows everything, to measure beside.
+    #[command(hide = true)]
+    Floor(bench_admission::floor::Floor),
     /// BuildKit's daemon, in namespaces of its own.
     #[command(hide = true)]
     ImageDaemon(assembly::Serve),
@@ -97,6 +102,8 @@ fn main() -> ExitCode {
         Command::Engine { args } => return engine::main(&args),
         Command::Demo(demo) => demo::main(&demo),
         Command::BenchAvailability(bench) => availability::main(&bench),
+        Command::BenchAdmission(bench) => bench_admission::main(&bench),
+        Command::Floor(floor) => bench_admission::floor::main(&floor),
         Command::BenchAbuse(bench) => bench_abuse::main(&bench),
         Command::BenchControl(bench) => bench_control::main(&bench),
         Command::BenchScaler(bench) => bench_scaler::main(bench),

@@ -41,9 +41,12 @@ pub enum Part {
     Helm,
     Buildkitd,
     Buildctl,
+    Webhook,
 }
 
 impl Part {
+    /// What the operator is measured beside.
+    pub const BENCH: [Self; 1] = [Self::Webhook];
     /// What an image is assembled with.
     pub const IMAGE: [Self; 2] = [Self::Buildkitd, Self::Buildctl];
     /// What a plane is made of, and worked with, in the order in which it is built.
@@ -79,6 +82,7 @@ impl Part {
             Self::Helm => "helm",
             Self::Buildkitd => "buildkitd",
             Self::Buildctl => "buildctl",
+            Self::Webhook => "webhook",
         }
     }
 
@@ -99,6 +103,7 @@ impl Part {
             Self::Helm => "helm.sh/helm/v4/cmd/helm",
             Self::Buildkitd => "github.com/moby/buildkit/cmd/buildkitd",
             Self::Buildctl => "github.com/moby/buildkit/cmd/buildctl",
+            Self::Webhook => "testbed/webhook",
         }
     }
 
@@ -114,6 +119,7 @@ impl Part {
             Self::Prometheus => Module::Prometheus,
             Self::Helm => Module::Helm,
             Self::Buildkitd | Self::Buildctl => Module::Buildkit,
+            Self::Webhook => Module::Webhook,
         }
     }
 }
@@ -130,6 +136,7 @@ pub enum Module {
     Prometheus,
     Helm,
     Buildkit,
+    Webhook,
 }
 
 impl Module {
@@ -143,6 +150,7 @@ impl Module {
             Self::Prometheus => "prometheus",
             Self::Helm => "helm",
             Self::Buildkit => "buildkit",
+            Self::Webhook => "webhook",
         }
     }
 
@@ -164,6 +172,21 @@ impl Module {
             Self::Prometheus => pins!("prometheus"),
             Self::Helm => pins!("helm"),
             Self::Buildkit => pins!("buildkit"),
+            Self::Webhook => pins!("webhook"),
+        }
+    }
+
+    /// Its own source, if it is not of others' modules alone.
+    const fn source(self) -> Option<&'static str> {
+        match self {
+            Self::Webhook => Some(include_str!("../parts/webhook/main.go")),
+            Self::Kubernetes
+            | Self::Coredns
+            | Self::Keda
+            | Self::MetricsServer
+            | Self::Prometheus
+            | Self::Helm
+            | Self::Buildkit => None,
         }
     }
 
@@ -185,7 +208,12 @@ impl Module {
             }
             // The other service discoveries are most of the program, and Kubernetes is where it runs.
             Self::Prometheus => flags.push("-tags=remove_all_sd,enable_kubernetes_sd".to_owned()),
-            Self::Coredns | Self::Keda | Self::MetricsServer | Self::Helm | Self::Buildkit => {}
+            Self::Coredns
+            | Self::Keda
+            | Self::MetricsServer
+            | Self::Helm
+            | Self::Buildkit
+            | Self::Webhook => {}
         }
         flags.push(format!("-ldflags={link}"));
         flags
@@ -270,6 +298,11 @@ impl Binaries {
         Self::of(&Part::IMAGE)
     }
 
+    /// Builds what is missing of what the operator is measured beside.
+    pub fn for_benches() -> Result<Self, PartsError> {
+        Self::of(&Part::BENCH)
+    }
+
     fn of(parts: &[Part]) -> Result<Self, PartsError> {
         if let Some(folder) = std::env::var_os("VLLM_TESTBED_BIN") {
             return Self::prebuilt(Path::new(&folder), parts);
@@ -318,7 +351,7 @@ impl Binaries {
     }
 
     fn folder(&self, module: Module) -> &Path {
-        // `ensure` fills in every module of a plane, `for_images` that of its parts; who has the one asks for no part of the other.
+        // `ensure` fills in every module of a plane, `for_images` and `for_benches` that of theirs; who has the one asks for no part of the other.
         &self.folders[&module]
     }
 }
@@ -362,8 +395,12 @@ mod tests {
 
     #[test]
     fn every_part_is_a_tool_of_its_module() {
-        for part in Part::PLANE.into_iter().chain(Part::IMAGE) {
+        for part in Part::PLANE.into_iter().chain(Part::IMAGE).chain(Part::BENCH) {
             let (go_mod, _) = part.module().pins();
+            if part.module().source().is_some() {
+                assert!(go_mod.starts_with(&format!("module {}\n", part.package())), "{part:?}");
+                continue;
+            }
             let tools = go_mod.lines().any(|line| line.trim().trim_start_matches("tool ") == part.package());
             assert!(tools, "{part:?}: {} is no tool of {:?}", part.package(), part.module());
         }

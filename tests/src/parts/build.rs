@@ -190,7 +190,8 @@ impl Builder {
             .tempdir_in(&self.cache)
             .map_err(io("creating a folder in", &self.cache))?;
         let (go_mod, go_sum) = module.pins();
-        for (name, text) in [("go.mod", go_mod), ("go.sum", go_sum)] {
+        let source = module.source().map(|text| ("main.go", text));
+        for (name, text) in [("go.mod", go_mod), ("go.sum", go_sum)].into_iter().chain(source) {
             let path = folder.path().join(name);
             fs::write(&path, text).map_err(io("writing", &path))?;
         }
@@ -202,11 +203,11 @@ fn built(folders: &BTreeMap<Module, PathBuf>, part: Part) -> bool {
     folders[&part.module()].join(part.name()).is_file()
 }
 
-/// Name, pins and flags of a module in one word.
+/// Name, pins, flags and source of a module in one word.
 fn folder_name(module: Module) -> String {
     let (go_mod, go_sum) = module.pins();
     let mut hash = Sha256::new();
-    for text in [go_mod, go_sum, &module.flags().join(" ")] {
+    for text in [go_mod, go_sum, &module.flags().join(" ")].into_iter().chain(module.source()) {
         hash.update(text.len().to_le_bytes());
         hash.update(text);
     }
