@@ -14,13 +14,23 @@ use crate::args::Connection;
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Whether a request is made again that was turned away for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Some times, within the time that a person waits.
+    Soon,
+    /// It is not.
+    Never,
+}
+
 /// A client of the cluster that is meant, and the namespace that its kubeconfig or its service account means by default.
-pub(super) async fn connect(connection: &Connection) -> anyhow::Result<(Client, String)> {
+pub(super) async fn connect(connection: &Connection, again: Again) -> anyhow::Result<(Client, String)> {
     // Whoever installed another before has a provider that does as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = config(connection).await?;
     config.read_timeout = Some(READ_TIMEOUT);
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.default_retry = again == Again::Soon;
     let namespace = config.default_namespace.clone();
     Ok((Client::try_from(config)?, namespace))
 }

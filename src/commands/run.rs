@@ -48,9 +48,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Runs until the first SIGTERM or SIGINT has been answered by a drain; the second ends the process at once.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     start_logging(args.log_format);
-    let RunArgs { lease_duration, lease_renew_deadline, lease_retry_period, .. } = args;
-    let lease_settings = leader::Settings::new(lease_duration, lease_renew_deadline, lease_retry_period)?;
-    let certificate_settings = certificate_settings(&args)?;
+    let (lease_settings, certificate_settings) = check(&args)?;
+    certificates_are_there(&certificate_settings)?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok()
@@ -304,9 +303,11 @@ fn unexpected<T: Debug>(what: &str, ended: Result<T, JoinError>) -> anyhow::Erro
     }
 }
 
-/// Settings with which certificates can be served at once.
-fn certificate_settings(args: &RunArgs) -> anyhow::Result<CertificateSettings> {
-    let settings = CertificateSettings {
+/// Whether settings go together; files are not looked at.
+pub fn check(args: &RunArgs) -> anyhow::Result<(leader::Settings, CertificateSettings)> {
+    let lease =
+        leader::Settings::new(args.lease_duration, args.lease_renew_deadline, args.lease_retry_period)?;
+    let certificates = CertificateSettings {
         namespace: args.namespace.clone(),
         secret_name: args.ca_secret.clone(),
         service_name: args.webhook_service.clone(),
@@ -331,12 +332,17 @@ fn certificate_settings(args: &RunArgs) -> anyhow::Result<CertificateSettings> {
             clock_tolerance: args.clock_tolerance,
         },
     };
-    settings.check().map_err(anyhow::Error::msg)?;
+    certificates.check().map_err(anyhow::Error::msg)?;
+    Ok((lease, certificates))
+}
+
+/// Whether certificates can be served at once.
+fn certificates_are_there(settings: &CertificateSettings) -> anyhow::Result<()> {
     if let Source::Files { certificate, key } = &settings.source {
         certificates::files::leaf(certificate, key).context("there is no certificate to start with")?;
     }
     certificates::files::bundle(settings.ca_file.as_deref()).context("cannot use --tls-ca-file")?;
-    Ok(settings)
+    Ok(())
 }
 
 /// A path for each webhook: the API server keeps a pool of connections for each, so that one does not hold up

@@ -14,7 +14,7 @@ use crate::api::names::{CONDITION_READY, CONDITION_SCALING_CONFLICT, CONDITION_S
 use crate::api::{AutoscalingStatus, VLLMCluster, VLLMClusterStatus};
 use crate::args::{Output, StatusArgs};
 
-use super::connect::connect;
+use super::connect::{Again, connect};
 
 /// Nothing could be read.
 const UNREADABLE: u8 = 2;
@@ -32,7 +32,7 @@ pub async fn run(args: StatusArgs) -> ExitCode {
 }
 
 async fn shown(args: &StatusArgs) -> anyhow::Result<()> {
-    let (client, default_namespace) = connect(&args.connection).await?;
+    let (client, default_namespace) = connect(&args.connection, Again::Soon).await?;
     let namespace = args.namespace.as_deref().unwrap_or(&default_namespace);
     let (api, place): (Api<VLLMCluster>, _) = if args.all_namespaces {
         (Api::all(client), "all namespaces".to_owned())

@@ -36,7 +36,7 @@ pub(super) fn check(seen: &Seen) -> Vec<Finding> {
             findings.push(Finding::new(
                 Check::CertificateFilesUnusable,
                 &name,
-                format!("It has found nothing to serve in its mounted certificate files, {unusable} times."),
+                format!("Since it started it has found nothing to serve in its mounted certificate files, {unusable} times."),
                 "see its log for the reason, and the Secret that is mounted: tls.crt and tls.key must be a pair for the names of the \
                  Service (docs/certificates.md)",
             ));

@@ -105,12 +105,18 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    pub(super) async fn list(&self, kind: &Kind, namespace: Option<&str>, labels: &str) -> Vec<Value> {
+    /// All of a kind; `None` where they could not be asked for, and none at all where the kind is not installed.
+    pub(super) async fn list(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        labels: &str,
+    ) -> Option<Vec<Value>> {
         match list(&self.api(kind, namespace), &ListParams::default().labels(labels)).await {
-            Ok(listed) => listed.unwrap_or_default(),
+            Ok(listed) => Some(listed.unwrap_or_default()),
             Err(error) => {
                 self.note(format!("{}: {error:#}", kind.plural));
-                Vec::new()
+                None
             }
         }
     }

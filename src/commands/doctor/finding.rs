@@ -93,7 +93,7 @@ checks! {
     /// The served certificate has ended, or ends soon and was not renewed.
     CertificateEnding = "certificate-ending", Warning;
     /// The mounted certificate cannot be used.
-    CertificateFilesUnusable = "certificate-files-unusable", Broken;
+    CertificateFilesUnusable = "certificate-files-unusable", Warning;
 
     /// Nobody leads: nothing is reconciled.
     LeaderMissing = "leader-missing", Broken;

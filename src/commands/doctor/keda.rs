@@ -42,8 +42,13 @@ pub(super) fn check(seen: &Seen) -> Vec<Finding> {
 }
 
 fn operator(seen: &Seen) -> Option<Finding> {
+    let scales = |scaled_object| holds(scaled_object, "Ready", "True");
+    let serves = |look: &Look| look.found().is_some_and(|found| holds(found, "Available", "True"));
+    let works = serves(&seen.keda.external_metrics) && seen.scaling.scaled_objects.iter().any(scales);
     let about = "deployment/keda-operator";
     let (what, remedy) = match &seen.keda.operator {
+        // It may have another name, or be elsewhere, as long as nothing needs to know where.
+        Look::Absent if works => return None,
         Look::Absent => (
             "It is not in the namespace that the operator takes for KEDA's".to_owned(),
             "install KEDA, or name its namespace with --keda-namespace (chart: scaler.keda.namespace)",
@@ -197,7 +202,14 @@ mod tests {
         let own = json!({"type": "external", "authenticationRef": {"name": SCALER_AUTHENTICATION}});
         let cpu = json!({"type": "cpu"});
         let broken: [Case<'_>; 9] = [
-            (&cpu, |seen| seen.keda.operator = Look::Absent, Check::KedaUnavailable),
+            (
+                &cpu,
+                |seen| {
+                    seen.keda.operator = Look::Absent;
+                    seen.scaling.scaled_objects[0]["status"] = Value::Null;
+                },
+                Check::KedaUnavailable,
+            ),
             (&cpu, |seen| seen.keda.operator = Look::Found(json!({})), Check::KedaUnavailable),
             (&cpu, |seen| seen.keda.external_metrics = available("False"), Check::ExternalMetricsMissing),
             (&cpu, |seen| seen.keda.resource_metrics = Look::Absent, Check::ResourceMetricsMissing),

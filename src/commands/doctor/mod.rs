@@ -24,7 +24,7 @@ use anyhow::Context as _;
 
 use crate::args::{DoctorArgs, Output};
 
-use super::connect::connect;
+use super::connect::{Again, connect};
 use finding::{Diagnosis, Severity};
 use seen::Seen;
 
@@ -46,7 +46,8 @@ pub async fn run(args: DoctorArgs) -> ExitCode {
 }
 
 async fn diagnosed(args: &DoctorArgs) -> anyhow::Result<u8> {
-    let (client, _) = connect(&args.connection).await?;
+    // What answers with an error is asked once: the error is what is looked for.
+    let (client, _) = connect(&args.connection, Again::Never).await?;
     client.apiserver_version().await.context("the API server of the kubeconfig does not answer")?;
     let seen = Box::pin(read::read(&client, args.operator_namespace.as_deref())).await;
     let diagnosis = diagnosis(seen);

@@ -12,6 +12,7 @@ use super::finding::{Check, Finding};
 use super::seen::{Look, Replica, Seen, condition, holds};
 
 /// The metric that tells when a watch had word last.
+const LEADER: &str = "vllm_operator_leader";
 const HEARD: &str = "vllm_operator_watch_heard_timestamp_seconds";
 /// The API server has something to say about once a minute: of five, none was heard.
 const SILENCE: Duration = Duration::from_mins(5);
@@ -37,7 +38,11 @@ pub(super) fn check(seen: &Seen) -> Vec<Finding> {
         }
     }
     findings.extend(services(seen));
-    findings.extend(seen.replicas.iter().filter_map(|replica| silence(replica, seen.at)));
+    findings.extend(
+        seen.replicas
+            .iter()
+            .filter_map(|replica| silence(replica, seen.at, seen.keda.definition.is_absent())),
+    );
     findings.extend(leader(seen));
     findings
 }
@@ -95,7 +100,7 @@ fn ailment(replica: &Replica) -> Option<String> {
     if let Some(reason) = waiting["reason"].as_str().filter(|reason| *reason != "ContainerCreating") {
         let last = &status["lastState"]["terminated"];
         let told =
-            [&waiting["message"], &last["message"]].into_iter().find_map(Value::as_str).unwrap_or_default();
+            [&last["message"], &waiting["message"]].into_iter().find_map(Value::as_str).unwrap_or_default();
         let exit = last["exitCode"].as_i64().map_or_else(String::new, |code| format!(", exit code {code}"));
         return Some(format!("pod {name} is in {reason}{exit}: {}", told.trim()));
     }
@@ -159,7 +164,7 @@ fn services(seen: &Seen) -> Vec<Finding> {
         let what = match look {
             Look::Absent if is_off && name == names[1] => return None,
             Look::Absent => "It is not there".to_owned(),
-            Look::Found(_) if ready > 0 && endpoints(seen, name) == 0 => {
+            Look::Found(_) if ready > 0 && endpoints(seen, name) == Some(0) => {
                 format!("It leads to none of the {ready} pods that are ready")
             }
             Look::Found(_) | Look::Unseen => return None,
@@ -175,18 +180,32 @@ fn services(seen: &Seen) -> Vec<Finding> {
     if seen.deployment.is_absent() { Vec::new() } else { wrong.collect() }
 }
 
-/// Ready addresses behind a Service.
-fn endpoints(seen: &Seen, service: &str) -> usize {
-    let slices = seen.parts.slices.iter();
+/// Ready addresses behind a Service, where they could be looked at.
+fn endpoints(seen: &Seen, service: &str) -> Option<usize> {
+    let slices = seen.parts.slices.as_ref()?.iter();
     let of_service =
         slices.filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == service);
     let endpoints = of_service.filter_map(|slice| slice["endpoints"].as_array()).flatten();
-    endpoints.filter(|endpoint| endpoint["conditions"]["ready"] != false).count()
+    Some(endpoints.filter(|endpoint| endpoint["conditions"]["ready"] != false).count())
 }
 
-fn silence(replica: &Replica, at: Timestamp) -> Option<Finding> {
+/// Whether a replica says that it leads.
+fn leads(replica: &Replica) -> bool {
+    replica.metrics.get(&(LEADER.to_owned(), String::new())) == Some(&1.0)
+}
+
+fn silence(replica: &Replica, at: Timestamp, without_keda: bool) -> Option<Finding> {
     let name = replica.pod["metadata"]["name"].as_str().unwrap_or_default();
-    let heard = replica.metrics.iter().filter(|((metric, _), _)| metric == HEARD);
+    let leads = leads(replica);
+    // A replica goes on telling of the watches that it has ended: whoever leads has no look at the Lease any more, and whoever does
+    // not lead none at what only a leader needs.
+    let ended = |resource: &str| match resource {
+        "leases" => leads,
+        "services" | "poddisruptionbudgets" | "events" => !leads,
+        "scaledobjects" => without_keda,
+        _ => false,
+    };
+    let heard = replica.metrics.iter().filter(|((metric, resource), _)| metric == HEARD && !ended(resource));
     #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970")]
     let silent = heard
         .filter(|(_, when)| **when > 0.0)
@@ -202,6 +221,10 @@ fn silence(replica: &Replica, at: Timestamp) -> Option<Finding> {
 }
 
 fn leader(seen: &Seen) -> Option<Finding> {
+    // Times in the Lease are those of the replica's own clock, which may be wrong.
+    if seen.replicas.iter().any(leads) {
+        return None;
+    }
     let settings = seen.settings().ok()?;
     let wants_replicas = seen.deployment.found().is_some_and(|found| found["spec"]["replicas"] != 0);
     let about = format!("lease/{} in namespace {}", settings.lease, seen.namespace);
@@ -276,7 +299,7 @@ mod tests {
             "status": {"availableReplicas": 2},
         }));
         seen.parts.services = [Look::Found(json!({})), Look::Found(json!({}))];
-        seen.parts.slices = vec![slice("vllm-operator"), slice("vllm-operator-scaler")];
+        seen.parts.slices = Some(vec![slice("vllm-operator"), slice("vllm-operator-scaler")]);
         seen.parts.lease = Look::Found(json!({"spec": {
             "holderIdentity": "a_123", "renewTime": "2025-12-31T23:59:55.000000Z", "leaseDurationSeconds": 15,
         }}));
@@ -356,7 +379,7 @@ mod tests {
     #[test]
     fn services_must_lead_to_ready_pods() {
         let mut seen = healthy();
-        seen.parts.slices.pop();
+        seen.parts.slices = seen.parts.slices.map(|slices| slices[..1].to_vec());
         seen.parts.services[0] = Look::Absent;
         let told: Vec<_> = check(&seen).into_iter().map(|finding| (finding.check, finding.about)).collect();
         assert_eq!(
@@ -391,6 +414,29 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_do_not_go_together_are_refused_as_the_operator_refuses_them() {
+        let lease = json!([{"name": "LEASE_DURATION_SECONDS", "value": "5"}]);
+        let unusable = deployment("/spec/template/spec/containers/0/env", lease);
+        assert_eq!(unusable[0].check, Check::SettingsUnusable);
+        assert!(unusable[0].message.contains("must be longer than the renew deadline"), "{unusable:?}");
+    }
+
+    #[test]
+    fn a_watch_that_was_ended_is_not_waited_for() {
+        let heard = |resource: &str| ((HEARD.to_owned(), resource.to_owned()), 1.0);
+        let mut seen = healthy();
+        seen.keda.definition = Look::Absent;
+        seen.replicas[0].metrics = [heard("leases"), heard("scaledobjects")].into();
+        seen.replicas[0].metrics.insert((LEADER.to_owned(), String::new()), 1.0);
+        seen.replicas[1].metrics = [heard("services"), heard("events")].into();
+        seen.parts.lease = Look::Absent;
+        assert_eq!(check(&seen), []);
+        seen.replicas[0].metrics.insert((LEADER.to_owned(), String::new()), 0.0);
+        let told: Vec<_> = check(&seen).into_iter().map(|finding| finding.check).collect();
+        assert_eq!(told, [Check::WatchSilent, Check::LeaderMissing]);
+    }
+
+    #[test]
     fn a_watch_that_hears_nothing_is_told_of() {
         let mut seen = healthy();
         let mut heard = |resource: &str, ago: i64| {
@@ -398,10 +444,10 @@ mod tests {
             let when = (now().as_second() - ago) as f64;
             seen.replicas[0].metrics.insert((HEARD.to_owned(), resource.to_owned()), when);
         };
-        heard("pods", 60);
-        heard("services", 400);
+        heard("statefulsets", 60);
+        heard("pods", 400);
         let findings = check(&seen);
         assert_eq!(findings.len(), 1, "{findings:?}");
-        assert!(findings[0].message.contains("heard nothing of services"), "{findings:?}");
+        assert!(findings[0].message.contains("heard nothing of pods"), "{findings:?}");
     }
 }

@@ -19,6 +19,7 @@ use crate::api::names::{
 };
 use crate::args::RunArgs;
 use crate::commands::lint;
+use crate::world::scope::Scope;
 
 use super::cluster::{
     ACCESS_REVIEW, API_SERVICE, CLUSTER, CONFIG_MAP, Cluster, DEFINITION, DEPLOYMENT, ENDPOINT_SLICE, HPA,
@@ -53,7 +54,7 @@ pub async fn read(client: &Client, namespace: Option<&str>) -> Seen {
         cluster.parts(&settings),
         cluster.replicas(&seen.namespace),
         cluster.keda(&settings),
-        cluster.scaling(),
+        cluster.scaling(&settings),
     );
     seen.trials =
         cluster.trials(&seen, settings.watch_namespaces.first().unwrap_or(&settings.namespace)).await;
@@ -91,7 +92,7 @@ impl Cluster<'_> {
 
     async fn replicas(&self, namespace: &str) -> Vec<Replica> {
         let labels = format!("app.kubernetes.io/name={OPERATOR}");
-        let pods = self.list(&POD, Some(namespace), &labels).await;
+        let pods = self.list(&POD, Some(namespace), &labels).await.unwrap_or_default();
         stream::iter(pods).map(|pod| self.replica(namespace, pod)).buffered(AT_ONCE).collect().await
     }
 
@@ -136,18 +137,27 @@ impl Cluster<'_> {
         Keda { definition, operator, external_metrics, resource_metrics, authentication, secret }
     }
 
-    async fn scaling(&self) -> Scaling {
+    async fn scaling(&self, settings: &RunArgs) -> Scaling {
         let (clusters, scaled_objects, hpas, limits) = tokio::join!(
             self.list(&CLUSTER, None, ""),
             self.list(&SCALED_OBJECT, None, ""),
             self.list(&HPA, None, ""),
             self.list(&LIMIT_RANGE, None, ""),
         );
-        let ours =
-            |objects: Vec<Value>| -> Vec<Value> { objects.into_iter().filter(drives_a_cluster).collect() };
+        // Without one of them the rest would be judged wrongly.
+        let all_seen = clusters.is_some() && scaled_objects.is_some() && hpas.is_some() && limits.is_some();
+        let scope = Scope::of(&settings.watch_namespaces);
+        let within = |objects: Option<Vec<Value>>| -> Vec<Value> {
+            let is_within =
+                |object: &Value| scope.has(object["metadata"]["namespace"].as_str().unwrap_or_default());
+            objects.into_iter().flatten().filter(is_within).collect()
+        };
+        let ours = |objects| -> Vec<Value> { within(objects).into_iter().filter(drives_a_cluster).collect() };
+        let (clusters, limits) = (within(clusters), within(limits));
         let (scaled_objects, hpas) = (ours(scaled_objects), ours(hpas));
         let world = clusters.iter().chain(&scaled_objects).chain(&hpas).chain(&limits);
-        let refused = lint::refusals(world).await.unwrap_or_else(|error| {
+        let refused = if all_seen { lint::refusals(world).await } else { Ok(Vec::new()) };
+        let refused = refused.unwrap_or_else(|error| {
             self.note(format!("what admission would say of stored objects: {error:#}"));
             Vec::new()
         });
@@ -210,7 +220,7 @@ impl Cluster<'_> {
         let account =
             seen.deployment.found().map(|found| &found["spec"]["template"]["spec"]["serviceAccountName"]);
         let account = account.and_then(Value::as_str).unwrap_or(OPERATOR);
-        let has_scaler = !seen.keda.authentication.is_absent();
+        let has_scaler = seen.keda.authentication.found().is_some();
         let wanted = rights::wanted(
             &settings.namespace,
             &settings.watch_namespaces,

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser as _};
+use clap::{ArgAction, CommandFactory as _, FromArgMatches as _};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::args::RunArgs;
+use crate::commands;
 use crate::commands::lint::Refused;
 
 /// One object that was asked for.
@@ -74,8 +75,8 @@ pub struct Parts {
     pub definition: Look,
     /// The Service of admission, and the one of the scaler.
     pub services: [Look; 2],
-    /// Where the Services lead.
-    pub slices: Vec<Value>,
+    /// Where the Services lead; none: it could not be looked at.
+    pub slices: Option<Vec<Value>>,
     /// The Lease.
     pub lease: Look,
     /// The Secret of the certificate authority.
@@ -179,21 +180,30 @@ impl Seen {
         line.extend(
             container.map(|found| texts(&found["args"])).into_iter().flatten().filter(|arg| arg != "run"),
         );
-        let matches = RunArgs::command().args_override_self(true).try_get_matches_from(line);
-        matches.and_then(|matches| RunArgs::from_arg_matches(&matches)).map_err(|error| told(&error))
+        let settings = settings(line)?;
+        // What each flag takes by itself, and what they take together.
+        commands::run::check(&settings).map_err(|error| format!("{error:#}"))?;
+        Ok(settings)
     }
 
     /// Those of an installation in that namespace that sets nothing else.
     pub fn usual_settings(&self) -> RunArgs {
         let line = ["run".to_owned(), format!("--namespace={}", self.namespace)];
-        // Nothing is required.
-        RunArgs::try_parse_from(line).expect("the defaults fit each other")
+        // Nothing is required, and nothing else is said.
+        settings(line.to_vec()).expect("the defaults fit each other")
     }
 
     /// The names of the operator's pods.
     pub fn pod_names(&self) -> impl Iterator<Item = &str> {
         self.replicas.iter().filter_map(|replica| replica.pod["metadata"]["name"].as_str())
     }
+}
+
+/// What the operator makes of its arguments; the environment of this process is another's.
+fn settings(line: Vec<String>) -> Result<RunArgs, String> {
+    let flags = RunArgs::command().args_override_self(true).mut_args(|flag| flag.env(None::<&str>));
+    let matches = flags.try_get_matches_from(line);
+    matches.and_then(|matches| RunArgs::from_arg_matches(&matches)).map_err(|error| told(&error))
 }
 
 /// The first sentence of what the command line says.

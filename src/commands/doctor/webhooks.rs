@@ -97,11 +97,17 @@ fn changed(wanted: &Value, found: &Value, is_scoped: bool) -> Option<&'static st
     if path(wanted) != path(found) {
         return Some("clientConfig.service.path");
     }
-    let names = |webhook: &Value| -> Vec<Value> {
-        let conditions = webhook["matchConditions"].as_array().into_iter().flatten();
-        conditions.map(|condition| condition["name"].clone()).collect()
+    (conditions(wanted) != conditions(found)).then_some("matchConditions")
+}
+
+/// Names and expressions of what a webhook asks before it is called; who KEDA's operator is, an installation may say.
+fn conditions(webhook: &Value) -> Vec<(&Value, Option<String>)> {
+    let conditions = webhook["matchConditions"].as_array().into_iter().flatten();
+    let expression = |condition: &Value| -> Option<String> {
+        let words: Vec<_> = condition["expression"].as_str()?.split_whitespace().collect();
+        Some(words.join(" ")).filter(|expression| !expression.contains("system:serviceaccount:"))
     };
-    (names(wanted) != names(found)).then_some("matchConditions")
+    conditions.map(|condition| (&condition["name"], expression(condition))).collect()
 }
 
 /// Whether each webhook trusts the authority that signs what is served.
@@ -209,6 +215,7 @@ mod tests {
             ("/0/timeoutSeconds", json!(30), "timeoutSeconds"),
             ("/0/clientConfig/service/path", json!("/"), "clientConfig.service.path"),
             ("/0/matchConditions/0/name", json!("other"), "matchConditions"),
+            ("/0/matchConditions/0/expression", json!("false"), "matchConditions"),
         ] {
             let findings = with(|webhooks| *webhooks.pointer_mut(pointer).expect(pointer) = value);
             assert_eq!(findings.len(), 1, "{findings:?}");

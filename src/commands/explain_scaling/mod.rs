@@ -24,7 +24,7 @@ use anyhow::{Context as _, bail};
 
 use crate::args::{ExplainArgs, Output};
 
-use super::connect::connect;
+use super::connect::{Again, connect};
 
 /// There is no explanation.
 const UNREADABLE: u8 = 2;
@@ -42,7 +42,7 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 
 async fn explained(args: &ExplainArgs) -> anyhow::Result<()> {
     let (namespace, name) = place(&args.name, args.namespace.as_deref())?;
-    let (client, default_namespace) = connect(&args.connection).await?;
+    let (client, default_namespace) = connect(&args.connection, Again::Soon).await?;
     let seen = read::read(&client, namespace.unwrap_or(&default_namespace), name).await?;
     let explanation = explain::explain(&seen);
     let text = match args.output {

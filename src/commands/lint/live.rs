@@ -10,7 +10,7 @@ use kube::{Api, Client};
 
 use crate::api::names::VERSION;
 use crate::args::Connection;
-use crate::commands::connect::connect;
+use crate::commands::connect::{Again, connect};
 use crate::commands::listing::list;
 use crate::world::files::{Kind, Objects};
 
@@ -19,7 +19,7 @@ pub(super) async fn around(
     connection: &Connection,
     namespaces: &BTreeSet<String>,
 ) -> anyhow::Result<Objects> {
-    let (client, _) = connect(connection).await?;
+    let (client, _) = connect(connection, Again::Soon).await?;
     let mut objects = Objects::default();
     for namespace in namespaces {
         for kind in Kind::ALL {
