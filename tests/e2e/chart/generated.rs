@@ -67,6 +67,18 @@ pub async fn values_are_checked() -> anyhow::Result<()> {
             "certificates.certManager.issuerRef.kind:",
             "needs a ClusterIssuer",
         ),
+        (
+            "certificates.mode=secret,certificates.certManager.caInjector=true",
+            "'/certificates/certManager/caInjector'",
+            "value must be false",
+        ),
+        ("lease.durationSeconds=10", "lease.durationSeconds: 10 s", "longer than lease.renewDeadlineSeconds"),
+        (
+            "lease.retryPeriodSeconds=9",
+            "lease.renewDeadlineSeconds: 10 s",
+            "1.2 times lease.retryPeriodSeconds",
+        ),
+        ("shutdown.graceSeconds=15", "shutdown.terminationGracePeriodSeconds: 30 s", "together, 30 s"),
     ] {
         let output = template(set)?;
         let text = String::from_utf8_lossy(&output.stderr);

@@ -41,6 +41,7 @@ pub async fn answers_and_is_what_was_rendered() -> anyhow::Result<()> {
     let warned = kubectl(&plane, "default", "scale vllmcluster a --replicas=2").output().await?;
     ensure!(warned.status.success(), "{}", warned.stderr);
     is_nobodys_elsewhere(&plane).await?;
+    helm(&plane, NS, "test vllm-operator --timeout 60s").await?.ok()?;
 
     // A test that fails says so: admission is not there.
     crate::suite::stop_operator(&plane).await?;
