@@ -1,12 +1,13 @@
 //! End-to-end tests on a real control plane.
 //!
-//! Reading order: [`suite`] (what all of them share), [`lanes`] (what runs when), then one file a topic. Most share one plane
-//! with KEDA, Prometheus and the operator, and run one after the other, each in a namespace of its own; beside them run those
-//! that need a plane of their own. The testbed's own promises stand in [`plane_itself`].
+//! Reading order: [`suite`] (what all of them share), then one file a topic. The testbed's own promises stand in
+//! [`plane_itself`]; most others share one plane with KEDA, Prometheus and the operator, and run one after the other, each
+//! in a namespace of its own.
 
 mod admission;
 mod availability;
 mod bench_abuse;
+mod bench_admission;
 mod bench_control;
 mod bench_scaler;
 mod certificates;
@@ -21,7 +22,6 @@ mod explain;
 mod image;
 mod interference;
 mod keda_optional;
-mod lanes;
 mod leadership;
 mod lint;
 mod manifests;
@@ -48,7 +48,6 @@ use std::time::Instant;
 use libtest_mimic::{Arguments, Failed, Trial};
 use testbed::availability::Kind;
 
-use lanes::{Lane, Lanes};
 use suite::{Scenario, Suite};
 
 fn main() -> ExitCode {
@@ -58,26 +57,21 @@ fn main() -> ExitCode {
         return code;
     }
     let mut arguments = Arguments::from_args();
+    // One plane at a time: two cores hold no more, and scenarios stop the operator that others need.
+    arguments.test_threads = Some(1);
     let suite = Arc::new(Suite::new());
-    let mut lanes = Lanes::default();
-    let mut trial =
-        |lane: Lane, name: &'static str, scenario: Box<dyn FnOnce() -> Result<(), Failed> + Send>| {
-            // What is left out has no turn, for nobody would take it.
-            let left_out = arguments.is_filtered_out(&Trial::test(name, || Ok(())));
-            let turn = (!left_out).then(|| lanes.turn(lane));
-            Trial::test(name, move || turn.map_or(Ok(()), |turn| turn.take(|| timed(name, scenario))))
-        };
-    let mut trials = Vec::new();
-    for (name, scenario) in shared() {
-        let suite = Arc::clone(&suite);
-        trials.push(trial(Lane::Shared, name, Box::new(move || suite.run(scenario))));
-    }
-    for (lane, scenarios) in [(Lane::Beside, beside()), (Lane::Alone, alone())] {
-        for (name, scenario) in scenarios {
-            trials.push(trial(lane, name, Box::new(move || suite::alone(scenario))));
-        }
-    }
-    arguments.test_threads = Some(trials.len());
+    let trials = shared()
+        .into_iter()
+        .map(|(name, scenario)| {
+            let suite = Arc::clone(&suite);
+            Trial::test(name, move || timed(name, || suite.run(scenario)))
+        })
+        .chain(
+            alone()
+                .into_iter()
+                .map(|(name, scenario)| Trial::test(name, move || timed(name, || suite::alone(scenario)))),
+        )
+        .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     suite.end(!conclusion.has_failed());
     conclusion.exit_code()
@@ -166,8 +160,6 @@ fn shared() -> Vec<(&'static str, Scenario)> {
         ("operator_down::a_namespace_goes_without_it", |plane| {
             Box::pin(operator_down::namespace_goes(plane))
         }),
-        // After a new authority, each replica that starts waits until every API server knows it: nobody restarts replicas from here
-        // on but those whose matter that is, and these first.
         ("dashboard::every_panel_moves", |plane| Box::pin(dashboard::every_panel_moves(plane))),
         ("scaling::bad_days_scale_nothing", |plane| Box::pin(scaling::bad_days::scale_nothing(plane))),
         ("certificates::a_cleared_bundle_is_put_back", |plane| Box::pin(certificates::cleared_bundle(plane))),
@@ -187,9 +179,8 @@ fn shared() -> Vec<(&'static str, Scenario)> {
     ]
 }
 
-/// Scenarios with planes of their own, or without one. What compiles comes first, while the shared plane is used by nobody who
-/// measures.
-fn beside() -> Vec<(&'static str, suite::Alone)> {
+/// Scenarios that start what they need by themselves.
+fn alone() -> Vec<(&'static str, suite::Alone)> {
     vec![
         ("docs::nothing_is_left_out", || Box::pin(async { docs::nothing_is_left_out() })),
         ("image::is_assembled_and_serves_alone", || Box::pin(image::assembled_and_lived_in())),
@@ -220,13 +211,8 @@ fn beside() -> Vec<(&'static str, suite::Alone)> {
         ("plane_itself::a_plane_that_was_let_go_stays_until_down", || {
             Box::pin(plane_itself::a_plane_that_was_let_go_stays_until_down())
         }),
-    ]
-}
-
-/// Scenarios that measure.
-fn alone() -> Vec<(&'static str, suite::Alone)> {
-    vec![
         ("bench_abuse::a_short_one", || Box::pin(bench_abuse::short())),
+        ("bench_admission::a_short_one", || Box::pin(bench_admission::short())),
         ("bench_control::a_small_one", || Box::pin(bench_control::small())),
         ("bench_scaler::a_short_one", || Box::pin(bench_scaler::short())),
         ("availability::rotations_lose_nothing", || Box::pin(availability::row(Kind::Rotations, 2))),

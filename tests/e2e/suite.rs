@@ -114,7 +114,7 @@ async fn start() -> anyhow::Result<Plane> {
     let plane = Plane::start(options).await?;
     addons::install_keda_and_prometheus(&plane).await?;
     addons::install_metrics_server(&plane).await?;
-    install_by_helm(&plane, "").await?;
+    install_by_helm(&plane, INSTALLED).await?;
     addons::wait_for_operator(&plane).await?;
     addons::wait_for_keda_and_prometheus(&plane).await?;
     addons::wait_for_metrics_server(&plane).await?;
@@ -150,6 +150,10 @@ pub async fn helm(plane: &Plane, namespace: &str, line: &str) -> anyhow::Result<
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     Ok(Output { command, stdout, stderr, status: output.status })
 }
+
+/// What is set of the shared plane's operator: this API server reads a changed bundle at once, and for a quarter of an hour after a CA
+/// began to sign each replica that starts waits as long as that may take.
+pub const INSTALLED: &str = "--set certificates.propagationDelay=2s";
 
 /// Where the operator runs.
 const OPERATOR: &str = "vllm-operator-system";
