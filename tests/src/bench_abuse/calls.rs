@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::target::Target;
+use super::target::{SERVER_NAME, Target};
 
 /// Calls a second.
 const RATE: u32 = 200;
@@ -46,9 +46,14 @@ pub struct Calls {
 impl Calls {
     /// The time within which so many of a thousand were answered.
     pub fn within(&self, permille: usize) -> Duration {
-        let index = (self.times.len() * permille).div_ceil(1000).saturating_sub(1);
-        self.times.get(index).copied().unwrap_or(TIMEOUT)
+        within(&self.times, permille).unwrap_or(TIMEOUT)
     }
+}
+
+/// The time within which so many of a thousand were done, of all times in order.
+pub fn within(times: &[Duration], permille: usize) -> Option<Duration> {
+    let index = (times.len() * permille).div_ceil(1000).saturating_sub(1);
+    times.get(index).copied()
 }
 
 /// Whoever calls: connections live from one phase to the next.
@@ -106,7 +111,7 @@ impl Caller {
         };
         let path = if number.is_multiple_of(2) { "/mutate/scale" } else { "/validate/scale" };
         let request = Request::post(format!("{path}?timeout=2s"))
-            .header("host", "vllm-operator.vllm-operator-system.svc")
+            .header("host", SERVER_NAME)
             .header("content-type", "application/json")
             .body(Full::from(self.review.clone()))?;
         let response = connection.send_request(request).await.context("a call")?;

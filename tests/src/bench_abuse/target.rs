@@ -19,9 +19,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::api_server::ApiServer;
+use crate::plane::processes::field;
 use crate::plane::wait::{Deadline, eventually};
 
-const SERVER_NAME: &str = "vllm-operator.vllm-operator-system.svc";
+/// The name that the API server calls the operator by.
+pub const SERVER_NAME: &str = "vllm-operator.vllm-operator-system.svc";
 
 /// Where the admission port is, and whom to trust there.
 #[derive(Clone)]
@@ -32,6 +34,19 @@ pub struct Target {
 }
 
 impl Target {
+    /// The port at `address`, for whoever trusts these roots, as the API server makes its connections: HTTP/1.1, and each
+    /// handshake a whole one.
+    pub fn trusting(address: SocketAddr, roots: RootCertStore) -> anyhow::Result<Self> {
+        let mut client =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        client.resumption = rustls::client::Resumption::disabled();
+        Ok(Self { address, connector: TlsConnector::from(Arc::new(client)) })
+    }
+
     /// A connection after its handshake.
     pub async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
@@ -93,14 +108,7 @@ impl Operator {
         for certificate in CertificateDer::pem_slice_iter(&api.authority()?.unwrap_or_default()) {
             roots.add(certificate?)?;
         }
-        let mut client =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-        client.alpn_protocols = vec![b"http/1.1".to_vec()];
-        client.resumption = rustls::client::Resumption::disabled();
-        let target = Target { address, connector: TlsConnector::from(Arc::new(client)) };
+        let target = Target::trusting(address, roots)?;
         eventually("the operator serves", deadline, || async {
             target.connect().await.map(drop).map_err(|error| error.to_string())
         })
@@ -121,8 +129,7 @@ impl Operator {
     /// Its resident memory at most since then, in KiB.
     pub fn peak(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(self.file("status")?).context("the operator has ended")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let number = line.and_then(|line| line.split_whitespace().next());
-        number.and_then(|number| number.parse().ok()).with_context(|| format!("no VmHWM in {status}"))
+        let number = field(&status, "VmHWM:").and_then(|number| number.parse().ok());
+        number.with_context(|| format!("no VmHWM in {status}"))
     }
 }

@@ -14,6 +14,8 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use crate::bench_abuse::target::SERVER_NAME;
+
 use super::payload::Payload;
 use super::servers::Server;
 
@@ -52,7 +54,8 @@ struct Kept {
 
 impl Kept {
     async fn open(server: &Server, payload: &Payload, allowed: bool) -> anyhow::Result<Self> {
-        let stream = server.connect().await.with_context(|| format!("connecting to {}", server.name))?;
+        let stream =
+            server.target.connect().await.with_context(|| format!("connecting to {}", server.name))?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(Self { sender, payload: payload.clone(), allowed })
@@ -60,7 +63,7 @@ impl Kept {
 
     async fn ask(&mut self) -> anyhow::Result<()> {
         let request = Request::post(self.payload.path)
-            .header("host", "vllm-operator.vllm-operator-system.svc")
+            .header("host", SERVER_NAME)
             .header("content-type", "application/json")
             .body(Full::from(self.payload.body.clone()))?;
         self.sender.ready().await?;
@@ -146,6 +149,5 @@ pub async fn ask_at(
     while let Some(time) = times.recv().await {
         all.push(time?);
     }
-    all.sort();
     Ok(all)
 }

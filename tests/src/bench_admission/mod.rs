@@ -27,7 +27,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use vllm_operator::api::VLLMCluster;
 
-use crate::parts::{Binaries, operator_binary};
+use crate::bench_abuse::calls::within;
+use crate::parts::{Binaries, Part, operator_binary};
 use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, PlaneOptions};
 use payload::{NAMESPACE, Payload, name_of};
@@ -37,7 +38,7 @@ use servers::{Identity, Server, on_processor};
 const CREATORS: usize = 32;
 /// Time for all of them, and for a server to have read them.
 const PATIENCE: Duration = Duration::from_mins(10);
-/// The operator's own port for its health.
+/// Where the operator's Lease is.
 const OPERATOR: &str = "vllm-operator-system";
 
 /// Options of `bench-admission`.
@@ -174,7 +175,7 @@ pub async fn measure(testbed: &Path, operator: &Path, extent: &Extent) -> anyhow
 /// The servers, in the order of the table.
 fn start(plane: &Plane, identity: &Identity, testbed: &Path, operator: &Path) -> anyhow::Result<Vec<Server>> {
     let kubeconfig = plane.kubeconfig();
-    let peer = Binaries::for_benches()?.path(crate::parts::Part::Webhook);
+    let peer = Binaries::for_benches()?.path(Part::Webhook);
     let floor = Server::start(
         "floor",
         testbed,
@@ -283,11 +284,8 @@ async fn round(
     }
     for (server, mut times) in times {
         times.sort();
-        let within = |permille: usize| {
-            let index = (times.len() * permille).div_ceil(1_000).saturating_sub(1);
-            times.get(index).map_or(0, Duration::as_micros)
-        };
-        let micros = [within(500), within(990), within(999)];
+        let micros =
+            [500, 990, 999].map(|permille| within(&times, permille).map_or(0, |time| time.as_micros()));
         figures.latencies.push(Latency { objects, server: server.name, micros });
     }
     Ok(())

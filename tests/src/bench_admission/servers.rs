@@ -4,27 +4,24 @@ use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use rcgen::{CertificateParams, KeyPair};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use tokio::process::{Child, Command};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-const SERVER_NAME: &str = "vllm-operator.vllm-operator-system.svc";
+use crate::bench_abuse::target::{SERVER_NAME, Target};
+use crate::plane::processes::field;
 
 /// The certificate that all of them serve, and who trusts it.
 pub struct Identity {
     /// `tls.crt` and `tls.key` are in here.
     pub folder: PathBuf,
-    connector: TlsConnector,
+    roots: RootCertStore,
 }
 
 impl Identity {
@@ -37,15 +34,7 @@ impl Identity {
         fs::write(folder.join("tls.key"), key.serialize_pem())?;
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from(certificate.der().to_vec()))?;
-        let mut client =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-        client.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // An API server's connection is new because its process is, or the server's.
-        client.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { folder: folder.to_owned(), connector: TlsConnector::from(Arc::new(client)) })
+        Ok(Self { folder: folder.to_owned(), roots })
     }
 
     /// The certificate's file, or that of its key.
@@ -58,10 +47,9 @@ impl Identity {
 pub struct Server {
     /// What it is called in the table.
     pub name: &'static str,
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// How it is reached.
+    pub target: Target,
     process: Child,
-    connector: TlsConnector,
     log: PathBuf,
 }
 
@@ -81,22 +69,15 @@ impl Server {
         command
             .args(arguments(address))
             .envs(environment.iter().copied())
-            // Go and tokio both start as many workers as they find processors that they may use.
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .kill_on_drop(true);
+        // Go and tokio both start as many workers as they find processors that they may use.
         let process = on_processor(0, || command.spawn())?
             .with_context(|| format!("starting {}", program.display()))?;
-        Ok(Self { name, address, process, connector: identity.connector.clone(), log })
-    }
-
-    /// A connection after its handshake.
-    pub async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        let name = ServerName::try_from(SERVER_NAME).map_err(std::io::Error::other)?;
-        self.connector.connect(name, stream).await
+        let target = Target::trusting(address, identity.roots.clone())?;
+        Ok(Self { name, target, process, log })
     }
 
     /// What it said last, for whoever wonders why it does not answer.
@@ -121,9 +102,7 @@ impl Server {
     /// Its resident memory, in KiB.
     pub fn resident(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(self.file("status")?)?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.and_then(|line| line.split_whitespace().next()).context("VmRSS")?;
-        Ok(number.parse()?)
+        Ok(field(&status, "VmRSS:").context("VmRSS")?.parse()?)
     }
 
     fn file(&self, name: &str) -> anyhow::Result<String> {
@@ -134,7 +113,7 @@ impl Server {
 }
 
 /// A port of the loopback device that nobody has.
-pub fn free_port() -> std::io::Result<SocketAddr> {
+fn free_port() -> std::io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
