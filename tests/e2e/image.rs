@@ -40,15 +40,14 @@ fn looked_into(folder: &Path, unpacked: &Path) -> anyhow::Result<()> {
     // Which architecture the files are for is nothing to Containerfile; another folder and other times are nothing to the digest.
     copied(&files, &assembly::files_for(&build, OTHER_ARCH))?;
     copied(&build, &again)?;
-    let archives = [(build, "first.tar"), (again, "second.tar")].map(|(build, name)| {
+    let assembled = |build, name| {
         let archs = [ARCH, OTHER_ARCH].map(String::from).to_vec();
         let assembly = Assembly { build, archs, epoch: EPOCH, revision: REVISION.to_owned() };
         let archive = folder.join(name);
         assembly::assemble(&assembly, Path::new(TESTBED), &archive)?;
         Archive::open(&archive)
-    });
-    let [archive, other] = archives;
-    let (archive, other) = (archive?, other?);
+    };
+    let (archive, other) = (assembled(build, "first.tar")?, assembled(again, "second.tar")?);
     ensure!(archive.digest == other.digest, "two assemblies: {} and {}", archive.digest, other.digest);
     archive.manifest(OTHER_ARCH)?;
 

@@ -25,7 +25,7 @@ const TREE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// The daemon starts within a second; this is for a machine that is very busy.
 const START_DEADLINE: Duration = Duration::from_mins(1);
 /// What an image may weigh, unpacked.
-pub const MOST_BYTES: u64 = 30_000_000;
+const MOST_BYTES: u64 = 30_000_000;
 
 /// Options of `image`.
 #[derive(Clone, Debug, Args)]
@@ -89,7 +89,7 @@ pub fn image_root(files: &Path, arch: &str, profile: &str) -> anyhow::Result<()>
 }
 
 /// Bytes of all files below a folder.
-pub fn weight(folder: &Path) -> anyhow::Result<u64> {
+fn weight(folder: &Path) -> anyhow::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
