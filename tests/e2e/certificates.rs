@@ -15,7 +15,8 @@ use testbed::plane::wait::{Deadline, eventually};
 use vllm_operator::api::cluster::VLLMCluster;
 
 use super::suite::{
-    PATIENCE, apply, cluster, forget, get, kubectl, namespace, scaled_object, start_operator, stop_operator,
+    PATIENCE, PROPAGATION_DELAY, apply, cluster, forget, get, kubectl, namespace, scaled_object,
+    start_operator, stop_operator,
 };
 
 const OPERATOR: &str = "vllm-operator-system";
@@ -63,8 +64,6 @@ pub async fn lost_authority(plane: &Plane) -> anyhow::Result<()> {
 /// Settings with which a CA signs for ten seconds.
 const SHORT: &str =
     "CA_LIFE=20s CA_ROTATION_LEAD=10s LEAF_LIFE=4s PROPAGATION_DELAY=500ms CLOCK_TOLERANCE=0s";
-/// Without them: as [`suite::INSTALLED`](crate::suite::INSTALLED) has it.
-const AS_INSTALLED: &str = "CA_LIFE- CA_ROTATION_LEAD- LEAF_LIFE- PROPAGATION_DELAY=2s CLOCK_TOLERANCE-";
 /// Writes at once: more than the 25 connections that an API server keeps, so that each burst makes new ones.
 const BURST: usize = 32;
 /// CAs that sign one after the other.
@@ -85,7 +84,10 @@ pub async fn rotation(plane: &Plane) -> anyhow::Result<()> {
 async fn while_rotating(plane: &Plane, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     with_settings(plane, SHORT).await?;
     let ended = work.await;
-    with_settings(plane, AS_INSTALLED).await?;
+    let as_installed = format!(
+        "CA_LIFE- CA_ROTATION_LEAD- LEAF_LIFE- PROPAGATION_DELAY={PROPAGATION_DELAY} CLOCK_TOLERANCE-"
+    );
+    with_settings(plane, &as_installed).await?;
     ended
 }
 

@@ -114,7 +114,7 @@ async fn start() -> anyhow::Result<Plane> {
     let plane = Plane::start(options).await?;
     addons::install_keda_and_prometheus(&plane).await?;
     addons::install_metrics_server(&plane).await?;
-    install_by_helm(&plane, INSTALLED).await?;
+    install_by_helm(&plane, &format!("--set certificates.propagationDelay={PROPAGATION_DELAY}")).await?;
     addons::wait_for_operator(&plane).await?;
     addons::wait_for_keda_and_prometheus(&plane).await?;
     addons::wait_for_metrics_server(&plane).await?;
@@ -151,9 +151,9 @@ pub async fn helm(plane: &Plane, namespace: &str, line: &str) -> anyhow::Result<
     Ok(Output { command, stdout, stderr, status: output.status })
 }
 
-/// What is set of the shared plane's operator: this API server reads a changed bundle at once, and for a quarter of an hour after a CA
+/// The propagation delay of the shared plane's operator: this API server reads a changed bundle at once, and for a quarter of an hour after a CA
 /// began to sign each replica that starts waits as long as that may take.
-pub const INSTALLED: &str = "--set certificates.propagationDelay=2s";
+pub const PROPAGATION_DELAY: &str = "2s";
 
 /// Where the operator runs.
 const OPERATOR: &str = "vllm-operator-system";
