@@ -14,6 +14,10 @@ const REQUESTS: &str = "resources: {requests: {cpu: 100m, memory: 100Mi}}";
 const WAITING: u32 = 9;
 /// What the HPA sees then, for a replica.
 const ALL_SPEAK: &str = "9";
+/// What waits at each of two where they alone keep three: no new server, at which nothing waits, takes one away.
+const WAITING_AT_TWO: u32 = 16;
+/// What the HPA sees then, for each of three.
+const TWO_KEEP_THREE: &str = "10667m";
 /// What it sees where one is silent: that which keeps three.
 const ONE_IS_SILENT: &str = "10";
 
@@ -66,11 +70,18 @@ async fn disappears(driven: &Driven<'_>) -> anyhow::Result<()> {
     nodes("cordon").ok().await?;
     let gone = async {
         kubectl(driven.plane, driven.namespace, &format!("delete pod {}", driven.pod(1))).ok().await?;
-        driven.decided_on(ONE_IS_SILENT).await
+        driven.decided_on(ONE_IS_SILENT).await?;
+        for index in [0, 2] {
+            driven.engines.set(&driven.pod(index), &waiting(WAITING_AT_TWO)).await?;
+        }
+        driven.decided_on(TWO_KEEP_THREE).await
     };
     let gone = gone.await;
     nodes("uncordon").ok().await?;
     gone?;
     driven.all_are(MOST).await?;
-    speaks_again(driven, 1).await
+    for index in [1, 0, 2] {
+        driven.engines.set(&driven.pod(index), &waiting(WAITING)).await?;
+    }
+    driven.decided_on(ALL_SPEAK).await
 }

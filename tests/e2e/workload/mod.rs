@@ -22,7 +22,7 @@ use testbed::plane::wait::{Deadline, eventually};
 
 use crate::suite::{PATIENCE, get, kubectl};
 
-/// A condition of a cluster, once it has this status and reason: its message.
+/// A condition of a cluster, once it has this status and reason for the spec as it is: its message.
 async fn condition(
     plane: &Plane,
     ns: &str,
@@ -33,6 +33,9 @@ async fn condition(
     eventually(&what, Deadline::after(PATIENCE), || async {
         let object = get(plane, ns, &format!("vllmcluster/{cluster}")).await;
         let object = object.map_err(|error| format!("{error:#}"))?;
+        if object["status"]["observedGeneration"] != object["metadata"]["generation"] {
+            return Err(format!("of an earlier spec: {}", object["status"]));
+        }
         let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let found = conditions.iter().find(|condition| condition["type"] == kind);
         let found = found.ok_or_else(|| object["status"].to_string())?;
