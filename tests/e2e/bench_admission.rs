@@ -22,6 +22,11 @@ pub async fn short() -> anyhow::Result<()> {
                 ensure!(micros > 0.0, "{server} took no time for {what}");
             }
         }
+        for server in ["floor", "ours", "KEDA"] {
+            for what in ["ScaledObject, allowed", "ScaledObject, refused"] {
+                ensure!(figures.micros(objects, what, server).is_some(), "{server}, {what}, {objects}");
+            }
+        }
         for what in ["VLLMCluster, 8 KB", "VLLMCluster, 64 KB"] {
             ensure!(figures.micros(objects, what, "ours").is_some(), "{what}");
             ensure!(figures.micros(objects, what, "Go").is_none(), "Go has no rule for a {what}");

@@ -11,12 +11,18 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::http::Request;
 use axum::http::header::CONTENT_TYPE;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::plane::Plane;
 use crate::plane::wait::{Deadline, eventually};
 
-const OPERATOR: &str = "vllm-operator-system";
+/// Where the operator is installed.
+pub const OPERATOR: &str = "vllm-operator-system";
 /// As long as any wait here.
 const PATIENCE: Duration = Duration::from_secs(90);
 const PROMETHEUS: &str = include_str!("../manifests/prometheus.yaml");
@@ -215,6 +221,28 @@ pub async fn scale_operator(plane: &Plane, replicas: usize) -> anyhow::Result<()
     let replicas = format!("--replicas={replicas}");
     plane.kubectl(&["scale", "-n", OPERATOR, "deployment/vllm-operator", &replicas]).ok().await?;
     wait_for_operator(plane).await
+}
+
+/// Restarts the operator as one replica that does not lead: it answers, and reconciles nothing.
+pub async fn let_nobody_lead(plane: &Plane, client: &Client) -> anyhow::Result<()> {
+    scale_operator(plane, 0).await?;
+    nobody_leads(client).await?;
+    scale_operator(plane, 1).await
+}
+
+/// Gives the operator's Lease to somebody who is not there, for a day.
+pub async fn nobody_leads(client: &Client) -> anyhow::Result<()> {
+    let now = MicroTime(Timestamp::now());
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "vllm-operator"},
+        "spec": {
+            "holderIdentity": "nobody", "leaseDurationSeconds": 86_400, "leaseTransitions": 0,
+            "acquireTime": now, "renewTime": now,
+        },
+    });
+    let leases = Api::<Lease>::namespaced(client.clone(), OPERATOR);
+    leases.patch("vllm-operator", &PatchParams::apply("testbed").force(), &Patch::Apply(lease)).await?;
+    Ok(())
 }
 
 /// The YAML files of a folder, but for kustomize's own.

@@ -102,12 +102,20 @@ impl Images {
         vllm.entrypoint.push("serve".into());
         images.insert(VLLM_CPU, vllm.clone());
         images.insert(VLLM, vllm);
-        for command in ["load", "handshakes", "engines"] {
+        for command in ["load", "handshakes", "engines", "floor"] {
             let mut image = Image::of("testbed", vec![word(testbed)]);
             image.entrypoint.push(command.into());
             images.insert(&format!("testbed/{command}"), image);
         }
         images
+    }
+
+    /// Adds the webhook that the operator is measured beside, where there is one.
+    pub fn with_peer(mut self, peer: Option<&Path>) -> Self {
+        if let Some(peer) = peer {
+            self.insert("testbed/peer", Image::of("webhook", vec![word(peer)]));
+        }
+        self
     }
 
     /// Adds an image, or replaces it.

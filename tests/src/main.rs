@@ -105,7 +105,7 @@ fn main() -> ExitCode {
         Command::BenchAdmission(bench) => bench_admission::main(&bench),
         Command::Floor(floor) => bench_admission::floor::main(&floor),
         Command::BenchAbuse(bench) => bench_abuse::main(&bench),
-        Command::BenchControl(bench) => bench_control::main(&bench),
+        Command::BenchControl(bench) => bench_control::main(bench),
         Command::BenchScaler(bench) => bench_scaler::main(bench),
         Command::Engines(many) => engine::many::main(&many),
         Command::Handshakes(handshakes) => availability::handshakes::main(&handshakes),

@@ -16,11 +16,12 @@ use super::{Row, handshakes, millis};
 /// How long an API server may take to hear of a changed configuration.
 const PROPAGATION: Duration = Duration::from_millis(500);
 
-/// The shortest lives that the operator's own rules allow: a CA is rotated as soon as the one before it is gone.
+/// A CA is rotated as soon as the one before it is gone, as the operator's own rules allow. A leaf is renewed when a third of its
+/// life is left: that is the longest that an API server with all of this on two cores may take for four answers.
 const SETTINGS: [(&str, &str); 5] = [
-    ("CA_LIFE", "20s"),
-    ("CA_ROTATION_LEAD", "10s"),
-    ("LEAF_LIFE", "4s"),
+    ("CA_LIFE", "24s"),
+    ("CA_ROTATION_LEAD", "12s"),
+    ("LEAF_LIFE", "10s"),
     ("PROPAGATION_DELAY", "500ms"),
     ("CLOCK_TOLERANCE", "0s"),
 ];

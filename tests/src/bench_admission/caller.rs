@@ -49,16 +49,15 @@ impl Asked {
 struct Kept {
     sender: SendRequest<Full<Bytes>>,
     payload: Payload,
-    allowed: bool,
 }
 
 impl Kept {
-    async fn open(server: &Server, payload: &Payload, allowed: bool) -> anyhow::Result<Self> {
+    async fn open(server: &Server, payload: &Payload) -> anyhow::Result<Self> {
         let stream =
             server.target.connect().await.with_context(|| format!("connecting to {}", server.name))?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        Ok(Self { sender, payload: payload.clone(), allowed })
+        Ok(Self { sender, payload: payload.clone() })
     }
 
     async fn ask(&mut self) -> anyhow::Result<()> {
@@ -69,20 +68,19 @@ impl Kept {
         self.sender.ready().await?;
         let answer = self.sender.send_request(request).await?.into_body().collect().await?.to_bytes();
         let answer = std::str::from_utf8(&answer)?;
-        let expected = if self.allowed { r#""allowed":true"# } else { r#""allowed":false"# };
+        let expected = if self.payload.allowed { r#""allowed":true"# } else { r#""allowed":false"# };
         ensure!(answer.contains(expected), "{} answered {answer}", self.payload.name);
         Ok(())
     }
 }
 
-/// As fast as it answers, for so long. `allowed` is what this server makes of the review.
+/// As fast as it answers, for so long.
 pub async fn ask_for(
     server: &Server,
     payload: &Payload,
-    allowed: bool,
     span: Duration,
 ) -> anyhow::Result<Asked> {
-    let open = (0..CONNECTIONS).map(|_| Kept::open(server, payload, allowed));
+    let open = (0..CONNECTIONS).map(|_| Kept::open(server, payload));
     let mut kept = try_join_all(open).await?;
     // What the first ones cost, nobody measures.
     for connection in &mut kept {
@@ -105,12 +103,11 @@ pub async fn ask_for(
 pub async fn connect_for(
     server: &Server,
     payload: &Payload,
-    allowed: bool,
     times: u32,
 ) -> anyhow::Result<Asked> {
     let (before, begun) = (server.processor()?, Instant::now());
     for _ in 0..times {
-        Kept::open(server, payload, allowed).await?.ask().await?;
+        Kept::open(server, payload).await?.ask().await?;
     }
     Ok(Asked { reviews: times, span: begun.elapsed(), processor: server.processor()?.saturating_sub(before) })
 }
@@ -119,13 +116,12 @@ pub async fn connect_for(
 pub async fn ask_at(
     server: &Server,
     payload: &Payload,
-    allowed: bool,
     rate: u32,
     span: Duration,
 ) -> anyhow::Result<Vec<Duration>> {
     let (free, mut idle) = mpsc::unbounded_channel();
     for _ in 0..CONNECTIONS {
-        let mut connection = Kept::open(server, payload, allowed).await?;
+        let mut connection = Kept::open(server, payload).await?;
         connection.ask().await?;
         free.send(connection).ok().context("somebody listens")?;
     }

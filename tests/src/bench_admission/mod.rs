@@ -1,5 +1,5 @@
-//! `cargo bench-admission`: what a review costs, side by side: the floor, the operator, and a webhook written with
-//! controller-runtime.
+//! `cargo bench-admission`: what a review costs, side by side: the floor, the operator, a webhook written with
+//! controller-runtime, and KEDA's.
 //!
 //! Reading order: [`payload`] (what is asked), [`servers`] (who is asked, with [`floor`]), [`caller`] (how).
 //!
@@ -18,7 +18,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DynamicObject, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -27,6 +26,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use vllm_operator::api::VLLMCluster;
 
+use crate::addons;
 use crate::bench_abuse::calls::within;
 use crate::parts::{Binaries, Part, operator_binary};
 use crate::plane::wait::{Deadline, eventually};
@@ -38,8 +38,8 @@ use servers::{Identity, Server, on_processor};
 const CREATORS: usize = 32;
 /// Time for all of them, and for a server to have read them.
 const PATIENCE: Duration = Duration::from_mins(10);
-/// Where the operator's Lease is.
-const OPERATOR: &str = "vllm-operator-system";
+/// Where KEDA's webhook answers for ScaledObjects.
+const KEDAS_PATH: &str = "/validate-keda-sh-v1alpha1-scaledobject";
 
 /// Options of `bench-admission`.
 #[derive(Clone, Debug, Args)]
@@ -144,21 +144,25 @@ pub async fn measure(testbed: &Path, operator: &Path, extent: &Extent) -> anyhow
         plane.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=60s"]).ok().await?;
     }
     let client = plane.client().await?;
-    for name in [NAMESPACE, OPERATOR] {
+    for name in [NAMESPACE, addons::OPERATOR] {
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
         Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
     }
-    nobody_leads(&client).await?;
+    // Its admission is what is measured, and not that it reconciles.
+    addons::nobody_leads(&client).await?;
     let folder = tempfile::tempdir()?;
     let identity = Identity::new(folder.path())?;
     let servers = start(&plane, &identity, testbed, operator)?;
+    let (clusters, scaled_objects) = apis(&client);
     let mut figures = Figures::default();
     let mut known = 0;
     for &objects in &extent.objects {
-        create(&client, known..objects).await?;
+        create(&clusters, &scaled_objects, known..objects).await?;
         known = objects;
         // The last one that was made is the last that a server hears of.
-        let payloads = payload::all(&name_of(known - 1))?;
+        let last = name_of(known - 1);
+        let (cluster, scaler) = tokio::try_join!(clusters.get(&last), scaled_objects.get(&last))?;
+        let payloads = payload::all(&serde_json::to_value(cluster)?, &serde_json::to_value(scaler)?)?;
         for server in &servers {
             knows(server, &payloads).await?;
         }
@@ -220,15 +224,32 @@ fn start(plane: &Plane, identity: &Identity, testbed: &Path, operator: &Path) ->
         },
         &[],
     )?;
-    Ok(vec![floor, ours, go])
+    let keda = Server::start(
+        "KEDA",
+        &plane.spec().binaries.path(Part::KedaWebhooks),
+        identity,
+        |address| {
+            let words = [
+                format!("--port={}", address.port()),
+                format!("--cert-dir={}", identity.folder.display()),
+                "--metrics-bind-address=0".to_owned(),
+                "--health-probe-bind-address=0".to_owned(),
+            ];
+            words.to_vec()
+        },
+        &[("KUBECONFIG", &kubeconfig)],
+    )?;
+    Ok(vec![floor, ours, go, keda])
 }
 
-/// Whether a server has the rule that a review is about; otherwise it is not asked, or allows everything.
-fn answers(server: &Server, payload: &Payload) -> Option<bool> {
+/// The review as this server is asked, and must answer it; `None` where it has no rule for it.
+fn as_asked(server: &Server, payload: &Payload) -> Option<Payload> {
+    let of = |path| payload.path == path;
     match server.name {
-        "floor" => Some(true),
-        "Go" if payload.path != "/validate/scale" => None,
-        _ => Some(payload.allowed),
+        "floor" => Some(Payload { allowed: true, ..payload.clone() }),
+        "Go" => of(payload::SCALE).then(|| payload.clone()),
+        "KEDA" => of(payload::SCALED_OBJECT).then(|| Payload { path: KEDAS_PATH, ..payload.clone() }),
+        _ => Some(payload.clone()),
     }
 }
 
@@ -236,8 +257,8 @@ fn answers(server: &Server, payload: &Payload) -> Option<bool> {
 async fn knows(server: &Server, payloads: &[Payload]) -> anyhow::Result<()> {
     eventually(&format!("{} knows all objects", server.name), Deadline::after(PATIENCE), || async {
         for payload in payloads {
-            let Some(allowed) = answers(server, payload) else { continue };
-            let asked = caller::connect_for(server, payload, allowed, 1).await;
+            let Some(payload) = as_asked(server, payload) else { continue };
+            let asked = caller::connect_for(server, &payload, 1).await;
             asked.map_err(|error| format!("{error:#}; {}", server.last_words()))?;
         }
         Ok(())
@@ -254,11 +275,11 @@ async fn round(
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
     for payload in payloads {
-        let asked = servers.iter().filter_map(|server| Some((server, answers(server, payload)?)));
-        let mut seen: Vec<_> = asked.map(|(server, allowed)| (server, allowed, Vec::new())).collect();
+        let asked = servers.iter().filter_map(|server| Some((server, as_asked(server, payload)?)));
+        let mut seen: Vec<_> = asked.map(|(server, payload)| (server, payload, Vec::new())).collect();
         for _ in 0..extent.rounds {
-            for (server, allowed, seen) in &mut seen {
-                seen.push(caller::ask_for(server, payload, *allowed, extent.turn).await?);
+            for (server, payload, seen) in &mut seen {
+                seen.push(caller::ask_for(server, payload, extent.turn).await?);
             }
         }
         for (server, _, seen) in seen {
@@ -266,20 +287,21 @@ async fn round(
         }
     }
     let scale = &payloads[0];
-    let mut connected: Vec<_> = servers.iter().map(|server| (server, Vec::new())).collect();
+    let servers = || servers.iter().filter(|server| as_asked(server, scale).is_some());
+    let mut connected: Vec<_> = servers().map(|server| (server, Vec::new())).collect();
     for _ in 0..extent.rounds {
         for (server, seen) in &mut connected {
             let times = u32::try_from(extent.turn.as_millis() / 5)?.max(10);
-            seen.push(caller::connect_for(server, scale, true, times).await?);
+            seen.push(caller::connect_for(server, scale, times).await?);
         }
     }
     for (server, seen) in connected {
         figures.reviews.push(Figure::of(objects, "new connection, /scale", server.name, &seen));
     }
-    let mut times: Vec<_> = servers.iter().map(|server| (server, Vec::new())).collect();
+    let mut times: Vec<_> = servers().map(|server| (server, Vec::new())).collect();
     for _ in 0..extent.rounds {
         for (server, times) in &mut times {
-            times.extend(caller::ask_at(server, scale, true, 1_000, extent.turn).await?);
+            times.extend(caller::ask_at(server, scale, 1_000, extent.turn).await?);
         }
     }
     for (server, mut times) in times {
@@ -319,7 +341,7 @@ impl Figures {
     pub fn table(&self) -> String {
         let mut table = format!(
             "{:<9}{:<24}{:<8}{:>12}{:>18}{:>12}{:>9}{:>8}\n",
-            "objects", "review", "server", "CPU us", "least to most", "reviews/s", "÷ floor", "÷ Go"
+            "objects", "review", "server", "CPU us", "least to most", "reviews/s", "÷ floor", "÷ peer"
         );
         for figure in &self.reviews {
             let Figure { objects, what, server, micros, spread: [least, most], rate } = figure;
@@ -328,11 +350,13 @@ impl Figures {
                 _ => String::new(),
             };
             let spread = format!("{least:.1} to {most:.1}");
-            let (floor, go) = (over("floor"), if *server == "ours" { over("Go") } else { String::new() });
+            // Go has the rule for `/scale`, and KEDA the one for ScaledObjects.
+            let peer = if *server == "ours" { over("Go") + &over("KEDA") } else { String::new() };
+            let floor = over("floor");
             // Writing to a string never fails.
             let _ = writeln!(
                 table,
-                "{objects:<9}{what:<24}{server:<8}{micros:>12.1}{spread:>18}{rate:>12.0}{floor:>9}{go:>8}"
+                "{objects:<9}{what:<24}{server:<8}{micros:>12.1}{spread:>18}{rate:>12.0}{floor:>9}{peer:>8}"
             );
         }
         let _ = writeln!(
@@ -354,25 +378,20 @@ impl Figures {
     }
 }
 
-/// Another holds the operator's Lease: its admission is what is measured, and not that it reconciles.
-async fn nobody_leads(client: &Client) -> anyhow::Result<()> {
-    let lease: Lease = serde_json::from_value(json!({
-        "metadata": {"name": "vllm-operator"},
-        "spec": {
-            "holderIdentity": "bench-admission", "leaseDurationSeconds": 86_400, "leaseTransitions": 0,
-            "acquireTime": "2026-01-01T00:00:00.000000Z", "renewTime": "2026-01-01T00:00:00.000000Z",
-        },
-    }))?;
-    Api::namespaced(client.clone(), OPERATOR).create(&PostParams::default(), &lease).await?;
-    Ok(())
-}
-
-/// VLLMClusters and the ScaledObjects that drive them.
-async fn create(client: &Client, indices: std::ops::Range<usize>) -> anyhow::Result<()> {
+/// VLLMClusters, and ScaledObjects.
+fn apis(client: &Client) -> (Api<DynamicObject>, Api<DynamicObject>) {
     let api =
         |resource: &ApiResource| Api::<DynamicObject>::namespaced_with(client.clone(), NAMESPACE, resource);
     let scaled_object = ApiResource::from_gvk(&GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject"));
-    let (clusters, scaled_objects) = (&api(&ApiResource::erase::<VLLMCluster>(&())), &api(&scaled_object));
+    (api(&ApiResource::erase::<VLLMCluster>(&())), api(&scaled_object))
+}
+
+/// VLLMClusters and the ScaledObjects that drive them.
+async fn create(
+    clusters: &Api<DynamicObject>,
+    scaled_objects: &Api<DynamicObject>,
+    indices: std::ops::Range<usize>,
+) -> anyhow::Result<()> {
     futures::stream::iter(indices)
         .map(|index| async move {
             let name = name_of(index);
@@ -399,18 +418,8 @@ fn cluster(name: &str) -> Value {
 }
 
 fn scaler(name: &str) -> Value {
-    let (least, most) = payload::BOUNDS;
-    let target = json!({
-        "apiVersion": VLLMCluster::api_version(&()), "kind": VLLMCluster::kind(&()), "name": name,
-    });
     json!({
-        "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": {"name": name},
-        "spec": {
-            "scaleTargetRef": target, "minReplicaCount": least, "maxReplicaCount": most,
-            "triggers": [{
-                "type": "prometheus",
-                "metadata": {"serverAddress": "http://prometheus:9090", "query": "sum(vllm:num_requests_waiting)", "threshold": "4"},
-            }],
-        },
+        "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject",
+        "metadata": {"name": name}, "spec": payload::scaler_spec(name),
     })
 }

@@ -91,7 +91,6 @@ pub fn apiserver(spec: &Spec) -> Component {
         args.path("audit-log-path", &spec.state.audit_log());
         // A write is in the log before its answer is: counting needs no waiting.
         args.set("audit-log-mode", "blocking");
-        args.set("profiling", "false");
         if spec.owner_references_checked {
             args.set("enable-admission-plugins", "OwnerReferencesPermissionEnforcement");
         }

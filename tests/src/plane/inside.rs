@@ -154,7 +154,8 @@ impl Inside {
                 spec.operator_exe.as_deref(),
                 &spec.testbed_exe,
                 spec.engine.as_deref(),
-            ),
+            )
+            .with_peer(spec.peer_exe.as_deref()),
         }
     }
 

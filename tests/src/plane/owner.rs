@@ -43,6 +43,8 @@ pub struct PlaneOptions {
     pub testbed_exe: PathBuf,
     /// The operator's program, for pods of its image, or a folder with that image's files.
     pub operator_exe: Option<PathBuf>,
+    /// The webhook that the operator is measured beside, for pods of its image.
+    pub peer_exe: Option<PathBuf>,
     /// The common name of the certificate that the API server shows to the operator's webhooks; by default it shows none.
     /// It is of the plane's own CA.
     pub webhook_client: Option<String>,
@@ -66,6 +68,7 @@ impl PlaneOptions {
             state_dir: None,
             testbed_exe: testbed_exe.into(),
             operator_exe: None,
+            peer_exe: None,
             webhook_client: None,
             owner_references_checked: false,
             engine: None,
@@ -107,6 +110,7 @@ impl Plane {
             state_dir,
             testbed_exe,
             operator_exe,
+            peer_exe,
             webhook_client,
             owner_references_checked,
             engine,
@@ -122,6 +126,7 @@ impl Plane {
             binaries,
             testbed_exe,
             operator_exe,
+            peer_exe,
             webhook_client,
             owner_references_checked,
             engine,

@@ -22,6 +22,9 @@ pub struct Spec {
     pub testbed_exe: PathBuf,
     /// The operator's program, behind its image, or a folder with that image's files.
     pub operator_exe: Option<PathBuf>,
+    /// The webhook that the operator is measured beside, behind its image.
+    #[serde(default)]
+    pub peer_exe: Option<PathBuf>,
     /// The common name of the certificate that the API server shows to the operator's webhooks, if it is to show one.
     #[serde(default)]
     pub webhook_client: Option<String>,

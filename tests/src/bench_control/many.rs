@@ -1,0 +1,334 @@
+//! Many VLLMClusters, each of one replica: until all have their StatefulSets, beside a loop that writes the same objects and
+//! does nothing else; what the operator takes with all of them; a restart; a steady state.
+//!
+//! The loop's turns stand between those of the operator, each on a plane of its own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Service;
+use kube::api::{ListParams, PostParams};
+use kube::core::PartialObjectMeta;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::{CREATORS, PATIENCE, all_seen, all_settled, create, created, names, namespace, put};
+use crate::addons;
+use crate::plane::audit::stateful_sets_read;
+use crate::plane::processes::Usage;
+use crate::plane::wait::{Deadline, eventually};
+use crate::plane::{Plane, Write};
+
+const NAMESPACE: &str = "bench";
+const OPERATOR: &str = "system:serviceaccount:vllm-operator-system:vllm-operator";
+
+/// What to measure.
+#[derive(Clone, Debug, Args)]
+pub struct Many {
+    /// How many VLLMClusters, of one replica each.
+    #[arg(long, default_value_t = 1000)]
+    clusters: usize,
+    /// Turns of the operator, and of the loop.
+    #[arg(long, default_value_t = 2)]
+    turns: usize,
+    /// Seconds of the steady state.
+    #[arg(long, default_value_t = 600)]
+    steady: u64,
+}
+
+impl Default for Many {
+    fn default() -> Self {
+        Self { clusters: 1000, turns: 2, steady: 600 }
+    }
+}
+
+impl Many {
+    /// So many clusters, one turn, and so many seconds of a steady state.
+    pub fn of(clusters: usize, steady: u64) -> Self {
+        Self { clusters, turns: 1, steady }
+    }
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// How many clusters there were.
+    pub clusters: usize,
+    /// The operator's turns.
+    pub ours: Vec<Creation>,
+    /// The loop's: from its first request until each cluster had its StatefulSet.
+    pub bare: Vec<Duration>,
+    /// With all of them.
+    pub later: Later,
+}
+
+/// All clusters created, with the operator.
+#[derive(Clone, Debug)]
+pub struct Creation {
+    /// From the first request until all were created.
+    pub created: Duration,
+    /// From the first request until each had its StatefulSet.
+    pub stateful_sets: Duration,
+    /// From the first request until each was ready and said so.
+    pub settled: Duration,
+    /// The operator's writes meanwhile, by verb and resource.
+    pub writes: BTreeMap<String, usize>,
+    /// What the operator had taken before, and with all of them.
+    pub usage: [Usage; 2],
+}
+
+/// What comes when all clusters are there.
+#[derive(Clone, Debug)]
+pub struct Later {
+    /// What the operator takes with a ScaledObject for each as well.
+    pub driven: Usage,
+    /// What a webhook takes that knows the same of them, written with controller-runtime.
+    pub peer: Usage,
+    /// How long nothing happened.
+    pub steady: Duration,
+    /// Processor time of the operator meanwhile.
+    pub processor: Duration,
+    /// What it wrote meanwhile, its Lease apart.
+    pub writes_of_steady: Vec<Write>,
+    /// From the start of the operator's Deployment until its pod was ready.
+    pub ready: Duration,
+    /// From there until it had looked at all clusters.
+    pub looked_at: Duration,
+    /// What it wrote about them by then.
+    pub writes_of_restart: Vec<Write>,
+    /// What it has taken by then.
+    pub restarted: Usage,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |span: &Duration| format!("{:.1} s", span.as_secs_f64());
+        let turns = |spans: &[Duration]| spans.iter().map(seconds).collect::<Vec<_>>().join(", ");
+        // A number of clusters is far below 2^52.
+        #[allow(clippy::cast_precision_loss)]
+        let each = |count: usize| count as f64 / self.clusters as f64;
+        let of = |span: fn(&Creation) -> Duration| self.ours.iter().map(span).collect::<Vec<_>>();
+        let sets = of(|turn| turn.stateful_sets);
+        writeln!(f, "{} VLLMClusters of one replica", self.clusters)?;
+        writeln!(f, "{:<34}{}", "all created", turns(&of(|turn| turn.created)))?;
+        writeln!(f, "{:<34}{}", "all StatefulSets exist", turns(&sets))?;
+        writeln!(f, "{:<34}{}", "by a bare loop", turns(&self.bare))?;
+        let ratio = sets.iter().sum::<Duration>().as_secs_f64() / self.bare.iter().sum::<Duration>().as_secs_f64();
+        writeln!(f, "{:<34}{ratio:.2}", "the operator ÷ the loop")?;
+        writeln!(f, "{:<34}{}", "all ready, and told", turns(&of(|turn| turn.settled)))?;
+        if let Some(Creation { writes, usage: [before, with_all], .. }) = self.ours.last() {
+            for (what, count) in writes {
+                writeln!(f, "{:<34}{count} ({:.2} per cluster)", format!("writes: {what}"), each(*count))?;
+            }
+            writeln!(f, "{:<34}{before}", "the operator before")?;
+            writeln!(f, "{:<34}{with_all}", "with all of them")?;
+        }
+        let Later { driven, peer, steady, processor, writes_of_steady, ready, looked_at, writes_of_restart, restarted } =
+            &self.later;
+        writeln!(f, "{:<34}{driven}", "and as many ScaledObjects")?;
+        writeln!(f, "{:<34}{peer}", "a webhook of controller-runtime")?;
+        let processor = processor.as_secs_f64() / steady.as_secs_f64() * 1e3;
+        let writes = writes_of_steady.len();
+        writeln!(f, "{:<34}{writes} writes, {processor:.2} ms of processor time a second", format!("steady for {}", seconds(steady)))?;
+        writeln!(f, "{:<34}ready after {}, all looked at after {}", "restarted", seconds(ready), seconds(looked_at))?;
+        writeln!(f, "{:<34}{}", "restarted: writes about them", writes_of_restart.len())?;
+        write!(f, "{:<34}{restarted}", "after the restart")
+    }
+}
+
+/// Measures on planes of its own.
+pub async fn measure(testbed: &Path, many: &Many) -> anyhow::Result<Figures> {
+    let names = names(many.clusters);
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let (plane, client, node) = super::start(testbed).await?;
+    ours.push(creation(&plane, &client, &names).await?);
+    let models = models(&client).await?;
+    let later = later(&plane, &client, &names, Duration::from_secs(many.steady)).await?;
+    drop(node);
+    plane.stop().await?;
+    for _ in 0..many.turns {
+        let (plane, client, _node) = super::start(testbed).await?;
+        addons::let_nobody_lead(&plane, &client).await?;
+        bare.push(written_bare(&client, &names, &models).await?);
+        plane.stop().await?;
+    }
+    for _ in 1..many.turns {
+        let (plane, client, _node) = super::start(testbed).await?;
+        ours.push(creation(&plane, &client, &names).await?);
+        plane.stop().await?;
+    }
+    Ok(Figures { clusters: many.clusters, ours, bare, later })
+}
+
+/// Creates all clusters, with the operator.
+async fn creation(plane: &Plane, client: &Client, names: &[String]) -> anyhow::Result<Creation> {
+    namespace(client, NAMESPACE).await?;
+    let before = usage(plane, "vllm-operator")?;
+    let written = plane.writes_by(OPERATOR)?.len();
+    let begun = Instant::now();
+    let after = |done: anyhow::Result<()>| done.map(|()| begun.elapsed());
+    let (created, stateful_sets, settled) = tokio::try_join!(
+        async { after(create(client, NAMESPACE, names).await) },
+        async { after(stateful_sets_exist(client, names.len()).await) },
+        async { after(all_settled(client, NAMESPACE, names).await) },
+    )?;
+    let mut writes = BTreeMap::new();
+    for write in plane.writes_by(OPERATOR)?.split_off(written) {
+        *writes.entry(format!("{} {}", write.verb, write.resource)).or_default() += 1;
+    }
+    let usage = [before, usage(plane, "vllm-operator")?];
+    Ok(Creation { created, stateful_sets, settled, writes, usage })
+}
+
+async fn stateful_sets_exist(client: &Client, count: usize) -> anyhow::Result<()> {
+    let sets = Api::<PartialObjectMeta<StatefulSet>>::namespaced(client.clone(), NAMESPACE);
+    let sets = watcher(sets, watcher::Config::default()).default_backoff().applied_objects();
+    all_seen("StatefulSets", count, sets.try_filter_map(|set| async move { Ok(Some(set.name_any())) })).await
+}
+
+/// What the operator writes for a cluster, as its text, with the cluster's name and uid.
+struct Models {
+    name: String,
+    uid: String,
+    services: Vec<String>,
+    stateful_set: String,
+}
+
+async fn models(client: &Client) -> anyhow::Result<Models> {
+    let name = "c-0".to_owned();
+    let of_it = |metadata: &kube::core::ObjectMeta| {
+        metadata.owner_references.iter().flatten().any(|owner| owner.name == name)
+    };
+    let set = Api::<StatefulSet>::namespaced(client.clone(), NAMESPACE).get(&name).await?;
+    let owner = set.metadata.owner_references.iter().flatten().next();
+    let uid = owner.context("its cluster owns the StatefulSet")?.uid.clone();
+    let services = Api::<Service>::namespaced(client.clone(), NAMESPACE).list(&ListParams::default()).await?;
+    let services = services.items.iter().filter(|service| of_it(&service.metadata)).map(model).collect::<Result<_, _>>()?;
+    Ok(Models { services, stateful_set: model(&set)?, name, uid })
+}
+
+/// An object as whoever writes it states it.
+fn model(object: &impl Serialize) -> anyhow::Result<String> {
+    let mut object = serde_json::to_value(object)?;
+    let fields = object.as_object_mut().context("an object")?;
+    fields.remove("status");
+    for field in ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields"] {
+        object["metadata"].as_object_mut().context("metadata")?.remove(field);
+    }
+    for field in ["clusterIP", "clusterIPs"] {
+        if object["spec"][field] != "None" && object["spec"][field] != json!(["None"]) {
+            object["spec"].as_object_mut().context("a spec")?.remove(field);
+        }
+    }
+    Ok(object.to_string())
+}
+
+/// Creates all clusters, and for each what the operator would; until each has its StatefulSet.
+async fn written_bare(client: &Client, names: &[String], models: &Models) -> anyhow::Result<Duration> {
+    namespace(client, NAMESPACE).await?;
+    let begun = Instant::now();
+    let write = futures::stream::iter(names)
+        .map(|name| async move {
+            let cluster = created(client, NAMESPACE, name).await?;
+            let uid = cluster.metadata.uid.context("a uid")?;
+            let own = |model: &str| model.replace(&models.uid, &uid).replace(&models.name, name);
+            for service in &models.services {
+                post::<Service>(client, &own(service)).await?;
+            }
+            post::<StatefulSet>(client, &own(&models.stateful_set)).await
+        })
+        .buffer_unordered(CREATORS)
+        .try_collect::<()>();
+    tokio::try_join!(write, stateful_sets_exist(client, names.len()))?;
+    Ok(begun.elapsed())
+}
+
+async fn post<K>(client: &Client, object: &str) -> anyhow::Result<()>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    K: Clone + std::fmt::Debug + DeserializeOwned + Serialize,
+{
+    let object: K = serde_json::from_str(object)?;
+    let posted = Api::<K>::namespaced(client.clone(), NAMESPACE).create(&PostParams::default(), &object).await;
+    posted.map(drop).with_context(|| format!("creating {} {}", K::kind(&()), object.name_any()))
+}
+
+/// With all clusters there: a ScaledObject for each, nothing for a while, and a restart.
+async fn later(plane: &Plane, client: &Client, names: &[String], steady: Duration) -> anyhow::Result<Later> {
+    futures::stream::iter(names)
+        .map(|name| put::drive(client, NAMESPACE, name))
+        .buffer_unordered(CREATORS)
+        .try_collect::<()>()
+        .await?;
+    put::serve(plane).await?;
+    let last = names.last().context("a cluster")?;
+    eventually("controller-runtime's webhook knows the last", Deadline::after(PATIENCE), || async {
+        let answer = put::asked(client, NAMESPACE, last).await.map_err(|error| format!("{error:#}"))?;
+        if answer.contains("is not between 1 and 8") { Ok(()) } else { Err(answer) }
+    })
+    .await?;
+    let (driven, peer) = (usage(plane, "vllm-operator")?, usage(plane, "webhook")?);
+    plane.kubectl(&["-n", put::SERVERS, "delete", "pod", "--all"]).ok().await?;
+
+    let written = plane.writes_by(OPERATOR)?.len();
+    let (before, begun) = (usage(plane, "vllm-operator")?, Instant::now());
+    // Not for a condition: that nothing happens is what is measured.
+    tokio::time::sleep(steady).await;
+    let (after, steady) = (usage(plane, "vllm-operator")?, begun.elapsed());
+    let writes_of_steady = plane.writes_by(OPERATOR)?.split_off(written);
+    let processor = after.processor.saturating_sub(before.processor);
+
+    let (ready, looked_at, writes_of_restart) = restart(plane, names).await?;
+    let restarted = usage(plane, "vllm-operator")?;
+    Ok(Later { driven, peer, steady, processor, writes_of_steady, ready, looked_at, writes_of_restart, restarted })
+}
+
+/// Stops and starts the operator: how long it takes to be ready, and to look at all clusters, and what it writes.
+async fn restart(plane: &Plane, names: &[String]) -> anyhow::Result<(Duration, Duration, Vec<Write>)> {
+    let system = |args: &[&str]| plane.kubectl(&[&["-n", addons::OPERATOR], args].concat()).ok();
+    let log = plane.audit_log();
+    system(&["scale", "deployment/vllm-operator", "--replicas=0"]).await?;
+    let pods = "--selector=app.kubernetes.io/name=vllm-operator";
+    system(&["wait", "--for=delete", "pod", pods, "--timeout=90s"]).await?;
+    let (before, length) = (plane.writes_by(OPERATOR)?.len(), std::fs::metadata(&log)?.len());
+    let begun = Instant::now();
+    system(&["scale", "deployment/vllm-operator", "--replicas=1"]).await?;
+    let ready = async {
+        addons::wait_for_operator(plane).await?;
+        Ok(begun.elapsed())
+    };
+    let all_looked_at = eventually("all clusters are looked at", Deadline::after(PATIENCE), || async {
+        let read = stateful_sets_read(&log, OPERATOR, length).map_err(|error| format!("{error:#}"))?;
+        let left =
+            names.iter().filter(|name| !read.contains(&(NAMESPACE.to_owned(), (*name).clone()))).count();
+        if left == 0 { Ok(begun.elapsed()) } else { Err(format!("{left} are not")) }
+    });
+    let (ready, looked_at) = tokio::try_join!(ready, all_looked_at)?;
+    // What the last looks lead to is written a moment after them; a cluster that is created now is dealt with later.
+    let marker = ["marker".to_owned()];
+    let client = plane.client().await?;
+    // The operator looks at clusters before the API server has heard that its webhooks can be called again.
+    eventually("the webhooks can be called", Deadline::after(PATIENCE), || async {
+        create(&client, NAMESPACE, &marker).await.map_err(|error| format!("{error:#}"))
+    })
+    .await?;
+    all_settled(&client, NAMESPACE, &marker).await?;
+    let mut writes = plane.writes_by(OPERATOR)?.split_off(before);
+    writes.retain(|write| !(write.namespace == NAMESPACE && write.name.starts_with("marker")));
+    Ok((ready, looked_at, writes))
+}
+
+/// What a program that runs on a plane takes.
+fn usage(plane: &Plane, program: &str) -> anyhow::Result<Usage> {
+    let process = plane.processes(program)?.pop();
+    process.with_context(|| format!("no process of {program} runs on this plane"))?.usage()
+}
