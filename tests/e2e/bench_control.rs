@@ -1,18 +1,22 @@
 //! The benchmark of the control plane, small: that it runs, and what holds on any machine.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::ensure;
-use testbed::bench_control::{follow, many, put};
+use testbed::bench_control::{Bench, follow, many, put};
 
 use super::suite::TESTBED;
 
 const CLUSTERS: usize = 20;
 const WRITES: usize = 32;
+const STEADY: Duration = Duration::from_secs(10);
 
-/// Each object is applied once; neither a restart nor a steady state writes anything.
+/// Each object is applied once; neither a restart nor a steady state writes anything. Every count comes to its StatefulSet,
+/// and whoever is called is called for each write.
 pub async fn small() -> anyhow::Result<()> {
-    let figures = many::measure(Path::new(TESTBED), &many::Many::of(CLUSTERS, 10)).await?;
+    let bench = Bench::start(Path::new(TESTBED)).await?;
+    let figures = many::once(&bench, CLUSTERS, STEADY).await?;
     println!("{figures}");
     let (creation, later) = (&figures.ours[0], &figures.later);
     let writes = |what: &str| creation.writes.get(what).copied().unwrap_or_default();
@@ -27,15 +31,12 @@ pub async fn small() -> anyhow::Result<()> {
     ensure!(later.writes_of_steady.is_empty(), "{:#?}", later.writes_of_steady);
     ensure!(later.writes_of_restart.is_empty(), "{:#?}", later.writes_of_restart);
     ensure!(creation.usage.iter().all(|usage| usage.resident > 1024), "{figures}");
-    Ok(())
-}
+    println!("{}", put::measure(&bench, WRITES).await?);
+    bench.plane.stop().await?;
 
-/// Whoever is called is called for each write, and every count comes to its StatefulSet.
-pub async fn scale() -> anyhow::Result<()> {
-    let put = put::measure(Path::new(TESTBED), &put::Put::of(WRITES)).await?;
-    println!("{put}");
-    let follow = follow::measure(Path::new(TESTBED), &follow::Follow::of(WRITES)).await?;
+    let bench = Bench::start(Path::new(TESTBED)).await?;
+    let follow = follow::measure(&bench, WRITES).await?;
     println!("{follow}");
     ensure!([&follow.ours, &follow.bare].iter().all(|spans| spans.len() == WRITES), "{follow}");
-    Ok(())
+    bench.plane.stop().await
 }

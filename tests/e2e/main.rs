@@ -214,7 +214,6 @@ fn alone() -> Vec<(&'static str, suite::Alone)> {
         ("bench_abuse::a_short_one", || Box::pin(bench_abuse::short())),
         ("bench_admission::a_short_one", || Box::pin(bench_admission::short())),
         ("bench_control::a_small_one", || Box::pin(bench_control::small())),
-        ("bench_control::a_count_on_its_way", || Box::pin(bench_control::scale())),
         ("bench_scaler::a_short_one", || Box::pin(bench_scaler::short())),
         ("availability::rotations_lose_nothing", || Box::pin(availability::row(Kind::Rotations, 2))),
         ("availability::rolling_restarts_lose_nothing", || Box::pin(availability::row(Kind::Restarts, 1))),

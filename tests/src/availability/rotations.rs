@@ -16,12 +16,12 @@ use super::{Row, handshakes, millis};
 /// How long an API server may take to hear of a changed configuration.
 const PROPAGATION: Duration = Duration::from_millis(500);
 
-/// A CA is rotated as soon as the one before it is gone, as the operator's own rules allow. A leaf is renewed when a third of its
-/// life is left: that is the longest that an API server with all of this on two cores may take for four answers.
+/// A CA is rotated as soon as the operator's own rules allow for such a leaf. A leaf is renewed when a third of its life is left:
+/// longer than an API server may take for the answers that this needs, and to any write that must not be lost.
 const SETTINGS: [(&str, &str); 5] = [
-    ("CA_LIFE", "24s"),
-    ("CA_ROTATION_LEAD", "12s"),
-    ("LEAF_LIFE", "10s"),
+    ("CA_LIFE", "34s"),
+    ("CA_ROTATION_LEAD", "17s"),
+    ("LEAF_LIFE", "8s"),
     ("PROPAGATION_DELAY", "500ms"),
     ("CLOCK_TOLERANCE", "0s"),
 ];

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::{all_settled, api, create, millis, names, namespace, put, ratio, within};
+use super::{Bench, all_settled, api, create, millis, names, namespace, put, ratio, within};
 use crate::addons;
 
 const OURS: &str = "follow-ours";
@@ -33,19 +32,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Follow {
     /// Writes in each namespace.
     #[arg(long, default_value_t = 1000)]
-    writes: usize,
+    pub writes: usize,
 }
 
 impl Default for Follow {
     fn default() -> Self {
         Self { writes: 1000 }
-    }
-}
-
-impl Follow {
-    /// So many writes in each namespace.
-    pub fn of(writes: usize) -> Self {
-        Self { writes }
     }
 }
 
@@ -70,32 +62,32 @@ impl fmt::Display for Figures {
     }
 }
 
-/// Measures on a plane of its own.
-pub async fn measure(testbed: &Path, follow: &Follow) -> anyhow::Result<Figures> {
-    let (plane, client, _node) = super::start(testbed).await?;
+/// Measures so many writes in each namespace. The operator watches no other namespace from here on.
+pub async fn measure(bench: &Bench, writes: usize) -> anyhow::Result<Figures> {
+    let Bench { plane, client, .. } = bench;
     let own = format!("WATCH_NAMESPACES={OURS}");
     plane.kubectl(&["-n", addons::OPERATOR, "set", "env", "deployment/vllm-operator", &own]).ok().await?;
     let status = ["-n", addons::OPERATOR, "rollout", "status", "deployment/vllm-operator", "--timeout=120s"];
     plane.kubectl(&status).ok().await?;
-    addons::wait_for_operator(&plane).await?;
+    addons::wait_for_operator(plane).await?;
     let names = names(CLUSTERS);
     for ns in [OURS, BARE] {
-        namespace(&client, ns).await?;
-        create(&client, ns, &names).await?;
+        namespace(client, ns).await?;
+        create(client, ns, &names).await?;
     }
-    all_settled(&client, OURS, &names).await?;
+    all_settled(client, OURS, &names).await?;
     for name in &names {
-        copied(&client, name).await?;
+        copied(client, name).await?;
     }
 
     let seen = Seen::default();
-    let watched = async { tokio::join!(seen.follow(&client, OURS), seen.follow(&client, BARE), write_bare(&client)) };
+    let watched = async { tokio::join!(seen.follow(client, OURS), seen.follow(client, BARE), write_bare(client)) };
     let mut spans = [Vec::new(), Vec::new()];
     let written = async {
-        for number in 0..follow.writes {
+        for number in 0..writes {
             let (name, count) = (&names[number % CLUSTERS], 1 + (number / CLUSTERS + 1) % 2);
             for (ns, spans) in [OURS, BARE].into_iter().zip(&mut spans) {
-                put::scale(&client, ns, name, count).await?;
+                put::scale(client, ns, name, count).await?;
                 let answered = Instant::now();
                 let at = seen.has(ns, name, i32::try_from(count)?).await?;
                 spans.push(at.saturating_duration_since(answered));
@@ -107,7 +99,6 @@ pub async fn measure(testbed: &Path, follow: &Follow) -> anyhow::Result<Figures>
         done = written => done?,
         _ = watched => anyhow::bail!("a watch has ended"),
     }
-    plane.stop().await?;
     let [ours, bare] = spans.map(|mut spans| {
         spans.sort();
         spans

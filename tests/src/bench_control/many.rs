@@ -14,14 +14,14 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{ListParams, PostParams};
-use kube::core::PartialObjectMeta;
+use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{CREATORS, PATIENCE, all_seen, all_settled, create, created, names, namespace, put};
+use super::{Bench, CREATORS, PATIENCE, all_seen, all_settled, create, created, names, namespace, put};
 use crate::addons;
 use crate::plane::audit::stateful_sets_read;
 use crate::plane::processes::Usage;
@@ -29,6 +29,8 @@ use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, Write};
 
 const NAMESPACE: &str = "bench";
+/// Where the loop writes.
+const BARE: &str = "bench-bare";
 const OPERATOR: &str = "system:serviceaccount:vllm-operator-system:vllm-operator";
 
 /// What to measure.
@@ -48,13 +50,6 @@ pub struct Many {
 impl Default for Many {
     fn default() -> Self {
         Self { clusters: 1000, turns: 2, steady: 600 }
-    }
-}
-
-impl Many {
-    /// So many clusters, one turn, and so many seconds of a steady state.
-    pub fn of(clusters: usize, steady: u64) -> Self {
-        Self { clusters, turns: 1, steady }
     }
 }
 
@@ -147,30 +142,38 @@ impl fmt::Display for Figures {
 
 /// Measures on planes of its own.
 pub async fn measure(testbed: &Path, many: &Many) -> anyhow::Result<Figures> {
-    let names = names(many.clusters);
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    let (plane, client, node) = super::start(testbed).await?;
-    ours.push(creation(&plane, &client, &names).await?);
-    let models = models(&client).await?;
-    let later = later(&plane, &client, &names, Duration::from_secs(many.steady)).await?;
-    drop(node);
-    plane.stop().await?;
+    let clusters = many.clusters;
+    let first = Bench::start(testbed).await?;
+    let mut ours = vec![creation(&first, clusters).await?];
+    let model = model(&first).await?;
+    let later = later(&first, clusters, Duration::from_secs(many.steady)).await?;
+    first.plane.stop().await?;
+    let mut bare = Vec::new();
     for _ in 0..many.turns {
-        let (plane, client, _node) = super::start(testbed).await?;
-        addons::let_nobody_lead(&plane, &client).await?;
-        bare.push(written_bare(&client, &names, &models).await?);
-        plane.stop().await?;
+        let bench = Bench::start(testbed).await?;
+        bare.push(written_bare(&bench, &model, clusters).await?);
+        bench.plane.stop().await?;
     }
     for _ in 1..many.turns {
-        let (plane, client, _node) = super::start(testbed).await?;
-        ours.push(creation(&plane, &client, &names).await?);
-        plane.stop().await?;
+        let bench = Bench::start(testbed).await?;
+        ours.push(creation(&bench, clusters).await?);
+        bench.plane.stop().await?;
     }
-    Ok(Figures { clusters: many.clusters, ours, bare, later })
+    Ok(Figures { clusters, ours, bare, later })
+}
+
+/// Measures one turn of each on a plane of others, where nobody reconciles afterwards.
+pub async fn once(bench: &Bench, clusters: usize, steady: Duration) -> anyhow::Result<Figures> {
+    let ours = vec![creation(bench, clusters).await?];
+    let model = model(bench).await?;
+    let later = later(bench, clusters, steady).await?;
+    let bare = vec![written_bare(bench, &model, clusters).await?];
+    Ok(Figures { clusters, ours, bare, later })
 }
 
 /// Creates all clusters, with the operator.
-async fn creation(plane: &Plane, client: &Client, names: &[String]) -> anyhow::Result<Creation> {
+async fn creation(bench: &Bench, clusters: usize) -> anyhow::Result<Creation> {
+    let (Bench { plane, client, .. }, names) = (bench, &names(clusters));
     namespace(client, NAMESPACE).await?;
     let before = usage(plane, "vllm-operator")?;
     let written = plane.writes_by(OPERATOR)?.len();
@@ -178,7 +181,7 @@ async fn creation(plane: &Plane, client: &Client, names: &[String]) -> anyhow::R
     let after = |done: anyhow::Result<()>| done.map(|()| begun.elapsed());
     let (created, stateful_sets, settled) = tokio::try_join!(
         async { after(create(client, NAMESPACE, names).await) },
-        async { after(stateful_sets_exist(client, names.len()).await) },
+        async { after(stateful_sets_exist(client, NAMESPACE, clusters).await) },
         async { after(all_settled(client, NAMESPACE, names).await) },
     )?;
     let mut writes = BTreeMap::new();
@@ -189,39 +192,41 @@ async fn creation(plane: &Plane, client: &Client, names: &[String]) -> anyhow::R
     Ok(Creation { created, stateful_sets, settled, writes, usage })
 }
 
-async fn stateful_sets_exist(client: &Client, count: usize) -> anyhow::Result<()> {
-    let sets = Api::<PartialObjectMeta<StatefulSet>>::namespaced(client.clone(), NAMESPACE);
+async fn stateful_sets_exist(client: &Client, ns: &str, count: usize) -> anyhow::Result<()> {
+    let sets = Api::<PartialObjectMeta<StatefulSet>>::namespaced(client.clone(), ns);
     let sets = watcher(sets, watcher::Config::default()).default_backoff().applied_objects();
     all_seen("StatefulSets", count, sets.try_filter_map(|set| async move { Ok(Some(set.name_any())) })).await
 }
 
-/// What the operator writes for a cluster, as its text, with the cluster's name and uid.
-struct Models {
+/// What the operator writes for a cluster, as text, and the cluster's name and uid in there.
+struct Model {
     name: String,
     uid: String,
     services: Vec<String>,
     stateful_set: String,
 }
 
-async fn models(client: &Client) -> anyhow::Result<Models> {
+async fn model(bench: &Bench) -> anyhow::Result<Model> {
+    let Bench { client, .. } = bench;
     let name = "c-0".to_owned();
-    let of_it = |metadata: &kube::core::ObjectMeta| {
+    let of_it = |metadata: &ObjectMeta| {
         metadata.owner_references.iter().flatten().any(|owner| owner.name == name)
     };
     let set = Api::<StatefulSet>::namespaced(client.clone(), NAMESPACE).get(&name).await?;
     let owner = set.metadata.owner_references.iter().flatten().next();
     let uid = owner.context("its cluster owns the StatefulSet")?.uid.clone();
     let services = Api::<Service>::namespaced(client.clone(), NAMESPACE).list(&ListParams::default()).await?;
-    let services = services.items.iter().filter(|service| of_it(&service.metadata)).map(model).collect::<Result<_, _>>()?;
-    Ok(Models { services, stateful_set: model(&set)?, name, uid })
+    let services = services.items.iter().filter(|service| of_it(&service.metadata));
+    let services = services.map(stated).collect::<Result<_, _>>()?;
+    Ok(Model { services, stateful_set: stated(&set)?, name, uid })
 }
 
 /// An object as whoever writes it states it.
-fn model(object: &impl Serialize) -> anyhow::Result<String> {
+fn stated(object: &impl Serialize) -> anyhow::Result<String> {
     let mut object = serde_json::to_value(object)?;
     let fields = object.as_object_mut().context("an object")?;
     fields.remove("status");
-    for field in ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields"] {
+    for field in ["namespace", "uid", "resourceVersion", "creationTimestamp", "generation", "managedFields"] {
         object["metadata"].as_object_mut().context("metadata")?.remove(field);
     }
     for field in ["clusterIP", "clusterIPs"] {
@@ -232,23 +237,25 @@ fn model(object: &impl Serialize) -> anyhow::Result<String> {
     Ok(object.to_string())
 }
 
-/// Creates all clusters, and for each what the operator would; until each has its StatefulSet.
-async fn written_bare(client: &Client, names: &[String], models: &Models) -> anyhow::Result<Duration> {
-    namespace(client, NAMESPACE).await?;
+/// Creates all clusters, and for each what the operator would; until each has its StatefulSet. Nobody reconciles from here on.
+async fn written_bare(bench: &Bench, model: &Model, clusters: usize) -> anyhow::Result<Duration> {
+    let (Bench { plane, client, .. }, names) = (bench, &names(clusters));
+    addons::let_nobody_lead(plane, client).await?;
+    namespace(client, BARE).await?;
     let begun = Instant::now();
     let write = futures::stream::iter(names)
         .map(|name| async move {
-            let cluster = created(client, NAMESPACE, name).await?;
+            let cluster = created(client, BARE, name).await?;
             let uid = cluster.metadata.uid.context("a uid")?;
-            let own = |model: &str| model.replace(&models.uid, &uid).replace(&models.name, name);
-            for service in &models.services {
+            let own = |text: &str| text.replace(&model.uid, &uid).replace(&model.name, name);
+            for service in &model.services {
                 post::<Service>(client, &own(service)).await?;
             }
-            post::<StatefulSet>(client, &own(&models.stateful_set)).await
+            post::<StatefulSet>(client, &own(&model.stateful_set)).await
         })
         .buffer_unordered(CREATORS)
         .try_collect::<()>();
-    tokio::try_join!(write, stateful_sets_exist(client, names.len()))?;
+    tokio::try_join!(write, stateful_sets_exist(client, BARE, clusters))?;
     Ok(begun.elapsed())
 }
 
@@ -258,12 +265,13 @@ where
     K: Clone + std::fmt::Debug + DeserializeOwned + Serialize,
 {
     let object: K = serde_json::from_str(object)?;
-    let posted = Api::<K>::namespaced(client.clone(), NAMESPACE).create(&PostParams::default(), &object).await;
+    let posted = Api::<K>::namespaced(client.clone(), BARE).create(&PostParams::default(), &object).await;
     posted.map(drop).with_context(|| format!("creating {} {}", K::kind(&()), object.name_any()))
 }
 
 /// With all clusters there: a ScaledObject for each, nothing for a while, and a restart.
-async fn later(plane: &Plane, client: &Client, names: &[String], steady: Duration) -> anyhow::Result<Later> {
+async fn later(bench: &Bench, clusters: usize, steady: Duration) -> anyhow::Result<Later> {
+    let (Bench { plane, client, .. }, names) = (bench, &names(clusters));
     futures::stream::iter(names)
         .map(|name| put::drive(client, NAMESPACE, name))
         .buffer_unordered(CREATORS)
@@ -277,7 +285,7 @@ async fn later(plane: &Plane, client: &Client, names: &[String], steady: Duratio
     })
     .await?;
     let (driven, peer) = (usage(plane, "vllm-operator")?, usage(plane, "webhook")?);
-    plane.kubectl(&["-n", put::SERVERS, "delete", "pod", "--all"]).ok().await?;
+    plane.kubectl(&["delete", "namespace", put::SERVERS]).ok().await?;
 
     let written = plane.writes_by(OPERATOR)?.len();
     let (before, begun) = (usage(plane, "vllm-operator")?, Instant::now());

@@ -63,34 +63,51 @@ pub fn main(bench: BenchControl) -> anyhow::Result<()> {
             Measured::Many(many::Many::default()),
         ],
     };
-    let testbed = std::env::current_exe()?;
+    let testbed = &std::env::current_exe()?;
     tokio::runtime::Runtime::new()?.block_on(async {
         for part in parts {
             match part {
-                Measured::Put(put) => println!("{}", put::measure(&testbed, &put).await?),
-                Measured::Follow(follow) => println!("{}", follow::measure(&testbed, &follow).await?),
-                Measured::Many(many) => println!("{}", many::measure(&testbed, &many).await?),
+                Measured::Put(put) => {
+                    let bench = Bench::start(testbed).await?;
+                    println!("{}\n", put::measure(&bench, put.writes).await?);
+                    bench.plane.stop().await?;
+                }
+                Measured::Follow(follow) => {
+                    let bench = Bench::start(testbed).await?;
+                    println!("{}\n", follow::measure(&bench, follow.writes).await?);
+                    bench.plane.stop().await?;
+                }
+                Measured::Many(many) => println!("{}\n", many::measure(testbed, &many).await?),
             }
-            println!();
         }
         println!("{:<34}{}", "build", if cfg!(debug_assertions) { "debug" } else { "release" });
         Ok(())
     })
 }
 
-/// Starts a plane with the operator, one replica of which does all the work, KEDA's types, and a hollow node.
-async fn start(testbed: &Path) -> anyhow::Result<(Plane, Client, hollow::Hollow)> {
-    let mut options = PlaneOptions::new("bench-control", testbed);
-    options.operator_exe = Some(tokio::task::spawn_blocking(operator_binary).await??);
-    options.peer_exe = Some(tokio::task::spawn_blocking(peer_binary).await??);
-    let plane = Plane::start(options).await?;
-    addons::install_keda_types(&plane).await?;
-    addons::install_operator(&plane).await?;
-    addons::wait_for_operator(&plane).await?;
-    addons::scale_operator(&plane, 1).await?;
-    let client = plane.client().await?;
-    let node = hollow::start(client.clone()).await?;
-    Ok((plane, client, node))
+/// A plane with the operator, one replica of which does all the work, KEDA's types, and a hollow node.
+pub struct Bench {
+    /// The plane.
+    pub plane: Plane,
+    client: Client,
+    _node: hollow::Hollow,
+}
+
+impl Bench {
+    /// Starts it.
+    pub async fn start(testbed: &Path) -> anyhow::Result<Self> {
+        let mut options = PlaneOptions::new("bench-control", testbed);
+        options.operator_exe = Some(tokio::task::spawn_blocking(operator_binary).await??);
+        options.peer_exe = Some(tokio::task::spawn_blocking(peer_binary).await??);
+        let plane = Plane::start(options).await?;
+        addons::install_keda_types(&plane).await?;
+        addons::install_operator(&plane).await?;
+        addons::wait_for_operator(&plane).await?;
+        addons::scale_operator(&plane, 1).await?;
+        let client = plane.client().await?;
+        let node = hollow::start(client.clone()).await?;
+        Ok(Self { plane, client, _node: node })
+    }
 }
 
 fn peer_binary() -> anyhow::Result<PathBuf> {

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -20,7 +19,7 @@ use kube::{Api, Client};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
-use super::{created, names, namespace, ratio, within};
+use super::{Bench, created, names, namespace, ratio, within};
 use crate::addons;
 use crate::plane::{Plane, trying_again};
 use crate::plane::wait::{Deadline, eventually};
@@ -37,19 +36,12 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub struct Put {
     /// Writes in each namespace.
     #[arg(long, default_value_t = 2000)]
-    writes: usize,
+    pub writes: usize,
 }
 
 impl Default for Put {
     fn default() -> Self {
         Self { writes: 2000 }
-    }
-}
-
-impl Put {
-    /// So many writes in each namespace.
-    pub fn of(writes: usize) -> Self {
-        Self { writes }
     }
 }
 
@@ -121,43 +113,42 @@ impl fmt::Display for Figures {
     }
 }
 
-/// Measures on a plane of its own.
-pub async fn measure(testbed: &Path, put: &Put) -> anyhow::Result<Figures> {
-    let (plane, client, _node) = super::start(testbed).await?;
-    addons::let_nobody_lead(&plane, &client).await?;
-    let identity = serve(&plane).await?;
+/// Measures so many writes in each namespace. Nobody reconciles from here on.
+pub async fn measure(bench: &Bench, writes: usize) -> anyhow::Result<Figures> {
+    let Bench { plane, client, .. } = bench;
+    addons::let_nobody_lead(plane, client).await?;
+    let identity = serve(plane).await?;
     let names = names(CLUSTERS);
     for called in Called::ALL {
-        namespace(&client, called.namespace()).await?;
+        namespace(client, called.namespace()).await?;
         for name in &names {
-            created(&client, called.namespace(), name).await?;
-            drive(&client, called.namespace(), name).await?;
+            created(client, called.namespace(), name).await?;
+            drive(client, called.namespace(), name).await?;
         }
     }
-    register(&client, &identity).await?;
-    let before = in_effect(&plane, &client).await?;
+    register(client, &identity).await?;
+    let before = in_effect(plane, client).await?;
 
     let mut spans: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for number in 0..put.writes {
+    for number in 0..writes {
         let (name, count) = (&names[number % CLUSTERS], 1 + (number / CLUSTERS + 1) % 2);
         for turn in 0..Called::ALL.len() {
             // Nobody is always the first after another.
             let called = Called::ALL[(turn + number) % Called::ALL.len()];
             let begun = Instant::now();
-            scale(&client, called.namespace(), name, count).await?;
+            scale(client, called.namespace(), name, count).await?;
             spans.entry(called).or_default().push(begun.elapsed());
         }
     }
-    let after = calls(&plane).await?;
+    let after = calls(plane).await?;
     for (webhook, calls) in &after {
         let made = calls - before.get(webhook).copied().unwrap_or_default();
-        ensure!(made == put.writes as u64, "{webhook} was called {made} times for {} writes", put.writes);
+        ensure!(made == writes as u64, "{webhook} was called {made} times for {} writes", writes);
     }
     ensure!(after.len() == 6, "webhooks that were called: {after:?}");
     for spans in spans.values_mut() {
         spans.sort();
     }
-    plane.stop().await?;
     Ok(Figures(spans))
 }
 
