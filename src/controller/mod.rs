@@ -9,6 +9,7 @@
 mod apply;
 mod difference;
 mod events;
+mod kept;
 mod observe;
 mod plan;
 pub(crate) mod pods;
@@ -48,6 +49,7 @@ use crate::telemetry::{ControllerMetrics, Figures, State};
 use crate::world::{ForeignHpa, Key, Leaving, Target, World};
 
 use apply::{Outcome, apply, write_status};
+use kept::Kept;
 use observe::{observe, read_status};
 use plan::plan;
 use status::Drivers;
@@ -227,7 +229,7 @@ pub async fn run(
         Some((ObjectRef::new(&name).within(&namespace), changed))
     });
     let ours = pace::watching().labels(&format!("{LABEL_MANAGED_BY}={OPERATOR}"));
-    let clusters = Api::<DeserializeGuard<VLLMCluster>>::all(client.clone());
+    let clusters = Api::<Kept>::all(client.clone());
     // A pod's condition may change where no count of the StatefulSet does. That it has is all that is watched.
     let servers = pace::watching().labels(&selector_of_all());
     // A pod that is refused leaves nothing behind but an event, which comes after the count that lacks it.
@@ -272,7 +274,7 @@ pub async fn run(
 
 /// The clusters that an object of ours concerns: the one that owns it, and the one that its label names. Usually
 /// the same; an object that has lost one of the two still leads home by the other.
-fn clusters_of(metadata: &ObjectMeta) -> Vec<ObjectRef<DeserializeGuard<VLLMCluster>>> {
+fn clusters_of(metadata: &ObjectMeta) -> Vec<ObjectRef<Kept>> {
     let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind == KIND);
     let label = metadata.labels.iter().flatten().find(|(name, _)| *name == LABEL_CLUSTER);
     let mut names: Vec<_> =
@@ -283,7 +285,7 @@ fn clusters_of(metadata: &ObjectMeta) -> Vec<ObjectRef<DeserializeGuard<VLLMClus
 }
 
 async fn reconcile(
-    cluster: Arc<DeserializeGuard<VLLMCluster>>,
+    cluster: Arc<Kept>,
     context: Arc<Context>,
 ) -> Result<Action, Retry> {
     if !context.world.scope().has(&cluster.namespace().unwrap_or_default()) {
@@ -295,9 +297,10 @@ async fn reconcile(
     ended
 }
 
-async fn reconcile_any(cluster: &DeserializeGuard<VLLMCluster>, context: &Context) -> Result<Action, Retry> {
+async fn reconcile_any(cluster: &Kept, context: &Context) -> Result<Action, Retry> {
     let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let action = match &cluster.0 {
+    let Kept(DeserializeGuard(cluster)) = cluster;
+    let action = match cluster {
         Ok(cluster) => reconcile_readable(context, cluster, Timestamp::now()).await?,
         Err(invalid) => {
             let (namespace, name) = (key.0.as_str(), key.1.as_str());
@@ -483,7 +486,7 @@ fn next(outcomes: &[Outcome]) -> Result<Action, Retry> {
 
 // The signature is that of the controller's error policy.
 #[allow(clippy::needless_pass_by_value)]
-fn retry(cluster: Arc<DeserializeGuard<VLLMCluster>>, error: &Retry, context: Arc<Context>) -> Action {
+fn retry(cluster: Arc<Kept>, error: &Retry, context: Arc<Context>) -> Action {
     let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let mut failures = context.failures();
     let failed = failures.entry(key.clone()).or_default();

@@ -320,11 +320,11 @@ async fn an_unreadable_cluster_is_left_alone_and_told() {
     let mut object = serde_json::to_value(cluster(2)).unwrap();
     object["spec"]["replicas"] = json!("two");
     let of_cluster = STATUS.strip_suffix("/status").unwrap();
-    let guarded: DeserializeGuard<VLLMCluster> = serde_json::from_value(object.clone()).unwrap();
-    let guarded = Arc::new(guarded);
+    let kept: Kept = serde_json::from_value(object.clone()).unwrap();
+    let kept = Arc::new(kept);
     server.objects.lock().unwrap().insert(of_cluster.into(), object.clone());
     let context = Arc::new(server.context());
-    let action = reconcile(Arc::clone(&guarded), Arc::clone(&context)).await.unwrap();
+    let action = reconcile(Arc::clone(&kept), Arc::clone(&context)).await.unwrap();
     assert_eq!(action, Action::await_change());
     let mut requests = std::mem::take(&mut *server.requests.lock().unwrap());
     requests.retain(|(line, _)| !line.contains(EVENTS));
@@ -335,7 +335,7 @@ async fn an_unreadable_cluster_is_left_alone_and_told() {
     // Told once.
     object["status"] = patch["status"].clone();
     server.objects.lock().unwrap().insert(of_cluster.into(), object);
-    reconcile(guarded, context).await.unwrap();
+    reconcile(kept, context).await.unwrap();
     assert_eq!(server.writes(), Vec::<String>::new());
 }
 
@@ -350,15 +350,15 @@ async fn waits_stay_below_a_minute_and_start_anew_after_a_success(
     #[case] expected: [u64; 8],
 ) {
     let server = Server { fails: Some(("PATCH", SET, code)), ..Server::default() };
-    let guarded = Arc::new(DeserializeGuard(Ok(cluster(2))));
+    let kept = Arc::new(Kept(DeserializeGuard(Ok(cluster(2)))));
     let failing = Arc::new(server.context());
     for seconds in expected {
-        let error = reconcile(Arc::clone(&guarded), Arc::clone(&failing)).await.unwrap_err();
-        let action = retry(Arc::clone(&guarded), &error, Arc::clone(&failing));
+        let error = reconcile(Arc::clone(&kept), Arc::clone(&failing)).await.unwrap_err();
+        let action = retry(Arc::clone(&kept), &error, Arc::clone(&failing));
         assert_eq!(action, Action::requeue(Duration::from_secs(seconds)));
     }
     let failures = std::mem::take(&mut *failing.failures());
     let works = Arc::new(Context { failures: Mutex::new(failures), ..Server::default().context() });
-    reconcile(guarded, Arc::clone(&works)).await.unwrap();
+    reconcile(kept, Arc::clone(&works)).await.unwrap();
     assert!(works.failures().is_empty());
 }
