@@ -305,8 +305,6 @@ fn has_the_shape_of_an_object(raw: &RawValue) -> bool {
 }
 
 #[cfg(test)]
-mod costs;
-#[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
 pub(crate) mod harness;
