@@ -26,7 +26,7 @@ const NO_REGISTRY: &str =
     "the base would be pulled; tests/e2e/image.rs assembles all that needs no base by the same Containerfile";
 
 /// What is run elsewhere: the document, the command, and where.
-const ELSEWHERE: [(&str, &str, Elsewhere); 16] = [
+const ELSEWHERE: [(&str, &str, Elsewhere); 18] = [
     ("README.md", "cargo demo ", Elsewhere::Scenario("tests/e2e/docs/newcomer.rs", "first_command")),
     ("README.md", "cargo test --workspace ", Elsewhere::File(".ci/run")),
     ("README.md", "helm install ", Elsewhere::Document("docs/install.md")),
@@ -49,6 +49,16 @@ const ELSEWHERE: [(&str, &str, Elsewhere); 16] = [
         "docs/image.md",
         "cargo testbed image ",
         Elsewhere::Scenario("tests/e2e/image.rs", "assembly::assemble"),
+    ),
+    (
+        "docs/performance.md",
+        "cargo bench-admission ",
+        Elsewhere::Scenario("tests/e2e/bench_admission.rs", "measure(Path::new(TESTBED)"),
+    ),
+    (
+        "docs/performance.md",
+        "cargo bench-control ",
+        Elsewhere::Scenario("tests/e2e/bench_control.rs", "many::once(&bench"),
     ),
     (
         "docs/install.md",

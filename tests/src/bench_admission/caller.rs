@@ -77,11 +77,7 @@ impl Kept {
 }
 
 /// As fast as it answers, for so long.
-pub async fn ask_for(
-    server: &Server,
-    payload: &Payload,
-    span: Duration,
-) -> anyhow::Result<Asked> {
+pub async fn ask_for(server: &Server, payload: &Payload, span: Duration) -> anyhow::Result<Asked> {
     let open = (0..CONNECTIONS).map(|_| Kept::open(server, payload));
     let mut kept = try_join_all(open).await?;
     // What the first ones cost, nobody measures.
@@ -102,11 +98,7 @@ pub async fn ask_for(
 }
 
 /// Each over a connection of its own, so many.
-pub async fn connect_for(
-    server: &Server,
-    payload: &Payload,
-    times: u32,
-) -> anyhow::Result<Asked> {
+pub async fn connect_for(server: &Server, payload: &Payload, times: u32) -> anyhow::Result<Asked> {
     let (before, begun) = (server.processor()?, Instant::now());
     for _ in 0..times {
         Kept::open(server, payload).await?.ask().await?;

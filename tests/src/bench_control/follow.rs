@@ -81,7 +81,8 @@ pub async fn measure(bench: &Bench, writes: usize) -> anyhow::Result<Figures> {
     }
 
     let seen = Seen::default();
-    let watched = async { tokio::join!(seen.follow(client, OURS), seen.follow(client, BARE), write_bare(client)) };
+    let watched =
+        async { tokio::join!(seen.follow(client, OURS), seen.follow(client, BARE), write_bare(client)) };
     let mut spans = [Vec::new(), Vec::new()];
     let written = async {
         for number in 0..writes {
@@ -123,8 +124,9 @@ async fn copied(client: &Client, name: &str) -> anyhow::Result<()> {
 /// Writes each cluster's count to its StatefulSet, and does nothing else.
 async fn write_bare(client: &Client) {
     let sets = Api::<StatefulSet>::namespaced(client.clone(), BARE);
-    let mut clusters =
-        std::pin::pin!(watcher(api(client, BARE), watcher::Config::default()).default_backoff().applied_objects());
+    let mut clusters = std::pin::pin!(
+        watcher(api(client, BARE), watcher::Config::default()).default_backoff().applied_objects()
+    );
     while let Some(cluster) = clusters.next().await {
         let written = async {
             let cluster: DynamicObject = cluster?;
@@ -149,7 +151,8 @@ struct Seen {
 impl Seen {
     async fn follow(&self, client: &Client, ns: &'static str) {
         let sets = Api::<StatefulSet>::namespaced(client.clone(), ns);
-        let mut sets = std::pin::pin!(watcher(sets, watcher::Config::default()).default_backoff().applied_objects());
+        let mut sets =
+            std::pin::pin!(watcher(sets, watcher::Config::default()).default_backoff().applied_objects());
         while let Some(set) = sets.next().await {
             // The watch tries again by itself.
             let Ok(set) = set else { continue };
@@ -178,7 +181,8 @@ impl Seen {
                 changed.await;
             }
         });
-        let at = waited.await.with_context(|| format!("{ns}/{name} did not come to {count} in {PATIENCE:?}"))?;
+        let at =
+            waited.await.with_context(|| format!("{ns}/{name} did not come to {count} in {PATIENCE:?}"))?;
         ensure!(at.elapsed() < PATIENCE, "{ns}/{name} had {count} before it was asked for");
         Ok(at)
     }

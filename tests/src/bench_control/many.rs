@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -32,6 +33,9 @@ const NAMESPACE: &str = "bench";
 /// Where the loop writes.
 const BARE: &str = "bench-bare";
 const OPERATOR: &str = "system:serviceaccount:vllm-operator-system:vllm-operator";
+
+/// Longer than any wait of the operator's between two looks at one cluster: whoever writes nothing for so long has nothing to write.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// What to measure.
 #[derive(Clone, Debug, Args)]
@@ -117,7 +121,8 @@ impl fmt::Display for Figures {
         writeln!(f, "{:<34}{}", "all created", turns(&of(|turn| turn.created)))?;
         writeln!(f, "{:<34}{}", "all StatefulSets exist", turns(&sets))?;
         writeln!(f, "{:<34}{}", "by a bare loop", turns(&self.bare))?;
-        let ratio = sets.iter().sum::<Duration>().as_secs_f64() / self.bare.iter().sum::<Duration>().as_secs_f64();
+        let ratio =
+            sets.iter().sum::<Duration>().as_secs_f64() / self.bare.iter().sum::<Duration>().as_secs_f64();
         writeln!(f, "{:<34}{ratio:.2}", "the operator ÷ the loop")?;
         writeln!(f, "{:<34}{}", "all ready, and told", turns(&of(|turn| turn.settled)))?;
         if let Some(Creation { writes, usage: [before, with_all], .. }) = self.ours.last() {
@@ -127,14 +132,33 @@ impl fmt::Display for Figures {
             writeln!(f, "{:<34}{before}", "the operator before")?;
             writeln!(f, "{:<34}{with_all}", "with all of them")?;
         }
-        let Later { driven, peer, steady, processor, writes_of_steady, ready, looked_at, writes_of_restart, restarted } =
-            &self.later;
+        let Later {
+            driven,
+            peer,
+            steady,
+            processor,
+            writes_of_steady,
+            ready,
+            looked_at,
+            writes_of_restart,
+            restarted,
+        } = &self.later;
         writeln!(f, "{:<34}{driven}", "and as many ScaledObjects")?;
         writeln!(f, "{:<34}{peer}", "a webhook of controller-runtime")?;
         let processor = processor.as_secs_f64() / steady.as_secs_f64() * 1e3;
         let writes = writes_of_steady.len();
-        writeln!(f, "{:<34}{writes} writes, {processor:.2} ms of processor time a second", format!("steady for {}", seconds(steady)))?;
-        writeln!(f, "{:<34}ready after {}, all looked at after {}", "restarted", seconds(ready), seconds(looked_at))?;
+        writeln!(
+            f,
+            "{:<34}{writes} writes, {processor:.2} ms of processor time a second",
+            format!("steady for {}", seconds(steady))
+        )?;
+        writeln!(
+            f,
+            "{:<34}ready after {}, all looked at after {}",
+            "restarted",
+            seconds(ready),
+            seconds(looked_at)
+        )?;
         writeln!(f, "{:<34}{}", "restarted: writes about them", writes_of_restart.len())?;
         write!(f, "{:<34}{restarted}", "after the restart")
     }
@@ -209,9 +233,8 @@ struct Model {
 async fn model(bench: &Bench) -> anyhow::Result<Model> {
     let Bench { client, .. } = bench;
     let name = "c-0".to_owned();
-    let of_it = |metadata: &ObjectMeta| {
-        metadata.owner_references.iter().flatten().any(|owner| owner.name == name)
-    };
+    let of_it =
+        |metadata: &ObjectMeta| metadata.owner_references.iter().flatten().any(|owner| owner.name == name);
     let set = Api::<StatefulSet>::namespaced(client.clone(), NAMESPACE).get(&name).await?;
     let owner = set.metadata.owner_references.iter().flatten().next();
     let uid = owner.context("its cluster owns the StatefulSet")?.uid.clone();
@@ -287,7 +310,7 @@ async fn later(bench: &Bench, clusters: usize, steady: Duration) -> anyhow::Resu
     let (driven, peer) = (usage(plane, "vllm-operator")?, usage(plane, "webhook")?);
     plane.kubectl(&["delete", "namespace", put::SERVERS]).ok().await?;
 
-    let written = plane.writes_by(OPERATOR)?.len();
+    let written = all_is_written(plane).await?;
     let (before, begun) = (usage(plane, "vllm-operator")?, Instant::now());
     // Not for a condition: that nothing happens is what is measured.
     tokio::time::sleep(steady).await;
@@ -297,7 +320,29 @@ async fn later(bench: &Bench, clusters: usize, steady: Duration) -> anyhow::Resu
 
     let (ready, looked_at, writes_of_restart) = restart(plane, names).await?;
     let restarted = usage(plane, "vllm-operator")?;
-    Ok(Later { driven, peer, steady, processor, writes_of_steady, ready, looked_at, writes_of_restart, restarted })
+    Ok(Later {
+        driven,
+        peer,
+        steady,
+        processor,
+        writes_of_steady,
+        ready,
+        looked_at,
+        writes_of_restart,
+        restarted,
+    })
+}
+
+/// Waits until the operator has written nothing for a while; how much it has written by then.
+async fn all_is_written(plane: &Plane) -> anyhow::Result<usize> {
+    let last = AtomicUsize::new(plane.writes_by(OPERATOR)?.len());
+    eventually("the operator writes nothing", Deadline::after(PATIENCE), || async {
+        tokio::time::sleep(QUIET).await;
+        let now = plane.writes_by(OPERATOR).map_err(|error| format!("{error:#}"))?.len();
+        let before = last.swap(now, Ordering::Relaxed);
+        if before == now { Ok(now) } else { Err(format!("{} writes in {QUIET:?}", now - before)) }
+    })
+    .await
 }
 
 /// Stops and starts the operator: how long it takes to be ready, and to look at all clusters, and what it writes.

@@ -21,8 +21,8 @@ use serde_json::{Value, json};
 
 use super::{Bench, created, names, namespace, ratio, within};
 use crate::addons;
-use crate::plane::{Plane, trying_again};
 use crate::plane::wait::{Deadline, eventually};
+use crate::plane::{Plane, trying_again};
 
 /// Where the floor and controller-runtime's webhook run.
 pub(super) const SERVERS: &str = "bench-webhooks";
@@ -132,9 +132,10 @@ pub async fn measure(bench: &Bench, writes: usize) -> anyhow::Result<Figures> {
     let mut spans: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for number in 0..writes {
         let (name, count) = (&names[number % CLUSTERS], 1 + (number / CLUSTERS + 1) % 2);
-        for turn in 0..Called::ALL.len() {
-            // Nobody is always the first after another.
-            let called = Called::ALL[(turn + number) % Called::ALL.len()];
+        // None of them always comes after the same other.
+        let mut order = Called::ALL;
+        fastrand::shuffle(&mut order);
+        for called in order {
             let begun = Instant::now();
             scale(client, called.namespace(), name, count).await?;
             spans.entry(called).or_default().push(begun.elapsed());
@@ -250,8 +251,11 @@ pub(super) async fn serve(plane: &Plane) -> anyhow::Result<String> {
     }
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
     plane.kubectl(&["create", "namespace", SERVERS]).ok().await?;
-    plane.kubectl(&["-n", SERVERS, "create", "-f", "-"]).stdin(list).ok().await?;
-    plane.kubectl(&["-n", SERVERS, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]).ok().await?;
+    plane.kubectl(&["-n", SERVERS, "apply", "--server-side", "-f", "-"]).stdin(list).ok().await?;
+    plane
+        .kubectl(&["-n", SERVERS, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"])
+        .ok()
+        .await?;
     Ok(certificate)
 }
 
@@ -319,7 +323,9 @@ fn selector(operator: &str, namespaces: &[&str]) -> Value {
 }
 
 fn select(configuration: &mut Value, selector: &Value) {
-    for webhook in configuration["webhooks"].as_array_mut().into_iter().flatten().filter(|one| is_of_scale(one)) {
+    for webhook in
+        configuration["webhooks"].as_array_mut().into_iter().flatten().filter(|one| is_of_scale(one))
+    {
         webhook["namespaceSelector"] = selector.clone();
     }
 }
@@ -333,7 +339,9 @@ async fn in_effect(plane: &Plane, client: &Client) -> anyhow::Result<BTreeMap<St
                 scale(client, called.namespace(), "c-0", 1).await?;
             }
             let after = calls(plane).await?;
-            let once = after.iter().filter(|(name, calls)| **calls == before.get(*name).copied().unwrap_or_default() + 1);
+            let once = after
+                .iter()
+                .filter(|(name, calls)| **calls == before.get(*name).copied().unwrap_or_default() + 1);
             ensure!(once.count() == 6 && after.len() == 6, "{before:?}, and then {after:?}");
             Ok(after)
         };
@@ -347,7 +355,8 @@ async fn calls(plane: &Plane) -> anyhow::Result<BTreeMap<String, u64>> {
     let page = plane.kubectl(&["get", "--raw", "/metrics"]).ok().await?;
     let mut calls = BTreeMap::new();
     for line in page.lines() {
-        let Some(labels) = line.strip_prefix("apiserver_admission_webhook_admission_duration_seconds_count{") else {
+        let Some(labels) = line.strip_prefix("apiserver_admission_webhook_admission_duration_seconds_count{")
+        else {
             continue;
         };
         let (_, name) = labels.split_once("name=\"").context("a webhook has a name")?;

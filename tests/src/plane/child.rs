@@ -76,9 +76,10 @@ fn spawn(component: &Component, log: &Path) -> anyhow::Result<Child> {
     let file = file.with_context(|| format!("opening {}", log.display()))?;
     Command::new(&component.program)
         .args(&component.args)
-        // All are Go's. There is more memory than they need, and fewer processors: a quarter of an API server's time is its
+        // All are Go's. There is more memory than they need, and fewer processors: up to a third of an API server's time is its
         // garbage collection otherwise.
-        .env("GOGC", "300")
+        .env("GOGC", "800")
+        .env("GOMEMLIMIT", "1500MiB")
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)
