@@ -284,10 +284,7 @@ fn clusters_of(metadata: &ObjectMeta) -> Vec<ObjectRef<Kept>> {
     names.into_iter().map(|name| ObjectRef::new(name).within(namespace)).collect()
 }
 
-async fn reconcile(
-    cluster: Arc<Kept>,
-    context: Arc<Context>,
-) -> Result<Action, Retry> {
+async fn reconcile(cluster: Arc<Kept>, context: Arc<Context>) -> Result<Action, Retry> {
     if !context.world.scope().has(&cluster.namespace().unwrap_or_default()) {
         return Ok(Action::await_change());
     }

@@ -111,6 +111,7 @@ impl Images {
     }
 
     /// Adds the webhook that the operator is measured beside, where there is one.
+    #[must_use]
     pub fn with_peer(mut self, peer: Option<&Path>) -> Self {
         if let Some(peer) = peer {
             self.insert("testbed/peer", Image::of("webhook", vec![word(peer)]));

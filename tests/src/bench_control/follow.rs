@@ -141,10 +141,13 @@ async fn write_bare(client: &Client) {
     }
 }
 
+/// A StatefulSet, by namespace and name.
+type Name = (&'static str, String);
+
 /// Which counts StatefulSets have, and since when.
 #[derive(Default)]
 struct Seen {
-    counts: Mutex<HashMap<(&'static str, String), (i32, Instant)>>,
+    counts: Mutex<HashMap<Name, (i32, Instant)>>,
     changed: Notify,
 }
 

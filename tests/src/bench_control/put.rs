@@ -144,7 +144,7 @@ pub async fn measure(bench: &Bench, writes: usize) -> anyhow::Result<Figures> {
     let after = calls(plane).await?;
     for (webhook, calls) in &after {
         let made = calls - before.get(webhook).copied().unwrap_or_default();
-        ensure!(made == writes as u64, "{webhook} was called {made} times for {} writes", writes);
+        ensure!(made == writes as u64, "{webhook} was called {made} times for {writes} writes");
     }
     ensure!(after.len() == 6, "webhooks that were called: {after:?}");
     for spans in spans.values_mut() {
