@@ -96,7 +96,7 @@ impl CertificateSettings {
         let least = 2 * (leaf_lifetime + 2 * step);
         if lead < least {
             return Err(format!(
-                "--ca-rotation-lead is {lead:?}; within half of it the new CA must be trusted everywhere and every leaf of the old one must have ended: give at least {least:?} (twice --leaf-life and twice both --propagation-delay and --clock-tolerance)"
+                "--ca-rotation-lead is {lead:?}; within half of it the new CA must be trusted everywhere and every leaf of the old one must have ended: give at least {least:?} (twice --leaf-life and four times both --propagation-delay and --clock-tolerance)"
             ));
         }
         if self.ca_lifetime < 2 * lead {

@@ -19,9 +19,9 @@ const PROPAGATION: Duration = Duration::from_millis(500);
 /// A CA is rotated as soon as the operator's own rules allow for such a leaf. A leaf is renewed when a third of its life is left:
 /// longer than an API server may take for the answers that this needs, and to any write that must not be lost.
 const SETTINGS: [(&str, &str); 5] = [
-    ("CA_LIFE", "34s"),
-    ("CA_ROTATION_LEAD", "17s"),
-    ("LEAF_LIFE", "8s"),
+    ("CA_LIFE", "28s"),
+    ("CA_ROTATION_LEAD", "14s"),
+    ("LEAF_LIFE", "6s"),
     ("PROPAGATION_DELAY", "500ms"),
     ("CLOCK_TOLERANCE", "0s"),
 ];
