@@ -23,13 +23,16 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use vllm_operator::api::VLLMCluster;
 
+use crate::hollow::{self, Hollow};
 use crate::plane::trying_again;
 use crate::plane::wait::{Deadline, eventually};
 
 /// Where the objects are that are written to.
 const NAMESPACE: &str = "availability";
-/// How many clusters there are, each with a ScaledObject that holds it to 1 to 3.
-const CLUSTERS: usize = 8;
+/// How many clusters there are, each with a ScaledObject that holds it to 1 to 3. So many that writes seldom meet at one: each
+/// conflict has the API server ask all webhooks again, and where an answer takes a second, a few clusters written to by all keep
+/// it at that for good.
+const CLUSTERS: usize = 64;
 /// Writes that may be under way. More are only where each takes seconds, and then those that are missing are told.
 const MOST_AT_ONCE: usize = 500;
 /// A client's patience; the API server gives a webhook 5 s.
@@ -201,6 +204,8 @@ impl Book {
 
 /// Writes that are being made.
 pub struct Load {
+    /// Where the clusters' pods are: their servers are nobody's concern here.
+    _node: Hollow,
     objects: Objects,
     book: Arc<Mutex<Book>>,
     stop: CancellationToken,
@@ -210,11 +215,12 @@ pub struct Load {
 impl Load {
     /// Makes what is to be written to, and begins, so many writes a second.
     pub async fn start(client: &Client, rate: u32) -> anyhow::Result<Self> {
+        let node = hollow::start(client.clone()).await?;
         let objects = Objects::of(client);
         make_objects(client, &objects).await?;
         let (book, stop) = (Arc::<Mutex<Book>>::default(), CancellationToken::new());
         let made = tokio::spawn(make(objects.clone(), rate, Arc::clone(&book), stop.clone()));
-        Ok(Self { objects, book, stop, made })
+        Ok(Self { _node: node, objects, book, stop, made })
     }
 
     /// What the writes since the last look came to.
@@ -374,7 +380,9 @@ fn of_cluster(name: &str) -> Value {
     json!({
         "apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster",
         "metadata": {"name": name},
-        "spec": {"replicas": 1, "maxReplicas": 10, "accelerator": {"count": 0}},
+        "spec": {
+            "replicas": 1, "maxReplicas": 10, "accelerator": {"count": 0}, "podTemplate": {"spec": hollow::pod_spec()},
+        },
     })
 }
 
