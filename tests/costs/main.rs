@@ -36,7 +36,7 @@ fn among(others: u32) -> Admission {
         world.put(&Key::new(namespace, "a"), Some(Attachment { cluster: "a".into(), driver }));
     }
     for other in 0..others {
-        world.put_cluster(Key::new("t", &format!("c-{other}")), cluster.clone());
+        world.put_cluster(Key::new("t", format!("c-{other}")), cluster.clone());
     }
     // Whoever asks it waits.
     let api_server = tower::service_fn(|_request: Request<Body>| std::future::pending::<Answer>());
