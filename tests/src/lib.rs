@@ -5,7 +5,7 @@
 //! processes), [`proxy`] (Services); [`engine`] and [`load`] (vLLM, simulated), [`pods`] (how it is told to be sick); [`addons`] (KEDA, Prometheus,
 //! metrics-server, the operator), [`prometheus`] (what it is asked); [`assembly`] (the operator's image);
 //! [`render`] with [`messages`] (what is generated from the Helm chart, and from transcripts); [`by_hand`], [`demo`], [`bench_control`] and [`bench_scaler`] with
-//! [`hollow`], [`bench_abuse`], [`bench_admission`] and [`availability`] (the commands).
+//! [`hollow`] and [`objects`], [`bench_abuse`], [`bench_admission`] and [`availability`] (the commands).
 
 pub mod addons;
 pub mod assembly;
@@ -23,6 +23,7 @@ pub mod load;
 pub mod messages;
 pub mod namespaces;
 pub mod node;
+pub mod objects;
 pub mod parts;
 pub mod pki;
 pub mod plane;

@@ -12,18 +12,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, Client, CustomResourceExt as _};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
-use vllm_operator::api::VLLMCluster;
 
 use crate::hollow::{self, Hollow};
+use crate::objects;
 use crate::plane::trying_again;
 use crate::plane::wait::{Deadline, eventually};
 
@@ -131,11 +129,9 @@ struct Objects {
 
 impl Objects {
     fn of(client: &Client) -> Self {
-        let scaled_object =
-            ApiResource::from_gvk(&GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject"));
         Self {
-            clusters: Api::namespaced_with(client.clone(), NAMESPACE, &VLLMCluster::api_resource()),
-            scaled_objects: Api::namespaced_with(client.clone(), NAMESPACE, &scaled_object),
+            clusters: objects::clusters(client, NAMESPACE),
+            scaled_objects: objects::scaled_objects(client, NAMESPACE),
         }
     }
 
@@ -353,19 +349,18 @@ impl End {
 }
 
 /// The clusters with their ScaledObjects, once each is refused what it must be refused.
-async fn make_objects(client: &Client, objects: &Objects) -> anyhow::Result<()> {
+async fn make_objects(client: &Client, made: &Objects) -> anyhow::Result<()> {
     let params = PostParams::default();
-    let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
-    Api::<Namespace>::all(client.clone()).create(&params, &namespace).await?;
+    objects::namespace(client, NAMESPACE).await?;
     for number in 0..CLUSTERS {
         let name = format!("c-{number}");
         let cluster: DynamicObject = serde_json::from_value(of_cluster(&name))?;
-        trying_again(|| objects.clusters.create(&params, &cluster)).await?;
+        trying_again(|| made.clusters.create(&params, &cluster)).await?;
         let scaled_object: DynamicObject = serde_json::from_value(of_scaled_object(&name))?;
-        trying_again(|| objects.scaled_objects.create(&params, &scaled_object)).await?;
+        trying_again(|| made.scaled_objects.create(&params, &scaled_object)).await?;
         for write in Write::ALL {
             eventually(&format!("{write:?} of {name} ends well"), Deadline::after(PATIENCE), || async {
-                match End::of(write, Some(objects.make(write, number).await)) {
+                match End::of(write, Some(made.make(write, number).await)) {
                     End::Admitted | End::Refused => Ok(()),
                     other => Err(format!("{other:?}")),
                 }

@@ -18,19 +18,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DynamicObject, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, Client, Resource as _};
+use kube::{Api, Resource as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 use vllm_operator::api::VLLMCluster;
 
-use crate::addons;
 use crate::bench_abuse::calls::within;
 use crate::parts::{Binaries, Part, operator_binary};
 use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, PlaneOptions};
+use crate::{addons, objects};
 use payload::{NAMESPACE, Payload, name_of};
 use servers::{Identity, Server, on_processor};
 
@@ -145,15 +143,15 @@ pub async fn measure(testbed: &Path, operator: &Path, extent: &Extent) -> anyhow
     }
     let client = plane.client().await?;
     for name in [NAMESPACE, addons::OPERATOR] {
-        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
-        Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+        objects::namespace(&client, name).await?;
     }
     // Its admission is what is measured, and not that it reconciles.
     addons::nobody_leads(&client).await?;
     let folder = tempfile::tempdir()?;
     let identity = Identity::new(folder.path())?;
     let servers = start(&plane, &identity, testbed, operator)?;
-    let (clusters, scaled_objects) = apis(&client);
+    let clusters = objects::clusters(&client, NAMESPACE);
+    let scaled_objects = objects::scaled_objects(&client, NAMESPACE);
     let mut figures = Figures::default();
     let mut known = 0;
     for &objects in &extent.objects {
@@ -376,14 +374,6 @@ impl Figures {
         }
         table
     }
-}
-
-/// VLLMClusters, and ScaledObjects.
-fn apis(client: &Client) -> (Api<DynamicObject>, Api<DynamicObject>) {
-    let api =
-        |resource: &ApiResource| Api::<DynamicObject>::namespaced_with(client.clone(), NAMESPACE, resource);
-    let scaled_object = ApiResource::from_gvk(&GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject"));
-    (api(&ApiResource::erase::<VLLMCluster>(&())), api(&scaled_object))
 }
 
 /// VLLMClusters and the ScaledObjects that drive them.

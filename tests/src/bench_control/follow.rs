@@ -17,8 +17,9 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::{Bench, all_settled, api, create, millis, names, namespace, put, ratio, within};
+use super::{Bench, all_settled, create, millis, names, put, ratio, within};
 use crate::addons;
+use crate::objects::{clusters, namespace};
 
 const OURS: &str = "follow-ours";
 const BARE: &str = "follow-bare";
@@ -125,7 +126,7 @@ async fn copied(client: &Client, name: &str) -> anyhow::Result<()> {
 async fn write_bare(client: &Client) {
     let sets = Api::<StatefulSet>::namespaced(client.clone(), BARE);
     let mut clusters = std::pin::pin!(
-        watcher(api(client, BARE), watcher::Config::default()).default_backoff().applied_objects()
+        watcher(clusters(client, BARE), watcher::Config::default()).default_backoff().applied_objects()
     );
     while let Some(cluster) = clusters.next().await {
         let written = async {

@@ -22,8 +22,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{Bench, CREATORS, PATIENCE, all_seen, all_settled, create, created, names, namespace, put};
+use super::{Bench, CREATORS, PATIENCE, all_seen, all_settled, create, created, names, put};
 use crate::addons;
+use crate::objects::namespace;
 use crate::plane::audit::stateful_sets_read;
 use crate::plane::processes::Usage;
 use crate::plane::wait::{Deadline, eventually};
@@ -100,7 +101,7 @@ pub struct Later {
     pub writes_of_steady: Vec<Write>,
     /// From the start of the operator's Deployment until its pod was ready.
     pub ready: Duration,
-    /// From there until it had looked at all clusters.
+    /// From there too, until it had looked at all clusters.
     pub looked_at: Duration,
     /// What it wrote about them by then.
     pub writes_of_restart: Vec<Write>,

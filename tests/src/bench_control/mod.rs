@@ -17,18 +17,16 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::core::v1::Namespace;
 use kube::api::PostParams;
 use kube::core::DynamicObject;
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client, CustomResourceExt as _, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use vllm_operator::api::VLLMCluster;
 
 use crate::parts::{Binaries, Part, operator_binary};
 use crate::plane::{Plane, PlaneOptions, trying_again};
-use crate::{addons, hollow};
+use crate::{addons, hollow, objects};
 
 /// Objects that are created at once.
 pub(crate) const CREATORS: usize = 16;
@@ -114,16 +112,6 @@ fn peer_binary() -> anyhow::Result<PathBuf> {
     Ok(Binaries::for_benches()?.path(Part::Webhook))
 }
 
-async fn namespace(client: &Client, name: &str) -> anyhow::Result<()> {
-    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
-    let created = Api::all(client.clone()).create(&PostParams::default(), &namespace).await;
-    created.map(drop).with_context(|| format!("creating namespace {name}"))
-}
-
-fn api(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(client.clone(), namespace, &VLLMCluster::api_resource())
-}
-
 fn names(count: usize) -> Vec<String> {
     (0..count).map(|index| format!("c-{index}")).collect()
 }
@@ -143,7 +131,7 @@ async fn created(client: &Client, namespace: &str, name: &str) -> anyhow::Result
         "metadata": {"name": name},
         "spec": {"replicas": 1, "podTemplate": {"spec": hollow::pod_spec()}},
     }))?;
-    let (clusters, params) = (api(client, namespace), PostParams::default());
+    let (clusters, params) = (objects::clusters(client, namespace), PostParams::default());
     let created = trying_again(|| clusters.create(&params, &cluster)).await;
     created.with_context(|| format!("creating {name}"))
 }
@@ -151,8 +139,9 @@ async fn created(client: &Client, namespace: &str, name: &str) -> anyhow::Result
 /// Waits until these clusters are ready and say that nothing is left to do.
 pub(crate) async fn all_settled(client: &Client, namespace: &str, names: &[String]) -> anyhow::Result<()> {
     let wanted: &HashSet<_> = &names.iter().collect();
-    let clusters =
-        watcher(api(client, namespace), watcher::Config::default()).default_backoff().applied_objects();
+    let clusters = watcher(objects::clusters(client, namespace), watcher::Config::default())
+        .default_backoff()
+        .applied_objects();
     let settled = clusters.try_filter_map(|cluster| async move {
         let name = cluster.name_any();
         Ok((is_settled(&cluster) && wanted.contains(&name)).then_some(name))

@@ -14,13 +14,16 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use kube::api::PostParams;
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use rcgen::{CertificateParams, KeyPair};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Bench, created, names, namespace, ratio, within};
+use super::{Bench, created, names, ratio, within};
 use crate::addons;
+use crate::bench_admission::payload;
+use crate::objects::{namespace, scaled_objects};
 use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, trying_again};
 
@@ -117,7 +120,7 @@ impl fmt::Display for Figures {
 pub async fn measure(bench: &Bench, writes: usize) -> anyhow::Result<Figures> {
     let Bench { plane, client, .. } = bench;
     addons::let_nobody_lead(plane, client).await?;
-    let identity = serve(plane).await?;
+    let certificate = serve(plane).await?;
     let names = names(CLUSTERS);
     for called in Called::ALL {
         namespace(client, called.namespace()).await?;
@@ -126,7 +129,8 @@ pub async fn measure(bench: &Bench, writes: usize) -> anyhow::Result<Figures> {
             drive(client, called.namespace(), name).await?;
         }
     }
-    register(client, &identity).await?;
+    register::<MutatingWebhookConfiguration>(client, &certificate).await?;
+    register::<ValidatingWebhookConfiguration>(client, &certificate).await?;
     let before = in_effect(plane, client).await?;
 
     let mut spans: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -170,20 +174,11 @@ pub(super) async fn scale(client: &Client, namespace: &str, name: &str, count: u
 
 /// A ScaledObject with a range, for those who look for one.
 pub(super) async fn drive(client: &Client, namespace: &str, name: &str) -> anyhow::Result<()> {
-    let scaled_object: DynamicObject = serde_json::from_value(json!({
-        "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": {"name": name},
-        "spec": {
-            "scaleTargetRef": {
-                "apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": name,
-            },
-            "minReplicaCount": 1, "maxReplicaCount": 8,
-            "triggers": [{"type": "prometheus", "metadata": {
-                "serverAddress": "http://prometheus:9090", "query": "sum(vllm:num_requests_waiting)", "threshold": "4",
-            }}],
-        },
+    let scaled_object = serde_json::from_value(json!({
+        "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject",
+        "metadata": {"name": name}, "spec": payload::scaler_spec(name),
     }))?;
-    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject"));
-    let scaled_objects = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind);
+    let scaled_objects = scaled_objects(client, namespace);
     let params = PostParams::default();
     let created = trying_again(|| scaled_objects.create(&params, &scaled_object)).await;
     created.map(drop).with_context(|| format!("creating ScaledObject {name}"))
@@ -259,30 +254,24 @@ pub(super) async fn serve(plane: &Plane) -> anyhow::Result<String> {
     Ok(certificate)
 }
 
-/// Has each server called for its own namespace, in the ways in which the operator is.
-async fn register(client: &Client, certificate: &str) -> anyhow::Result<()> {
-    let mutating = Api::<MutatingWebhookConfiguration>::all(client.clone());
-    let validating = Api::<ValidatingWebhookConfiguration>::all(client.clone());
-    let params = PostParams::default();
+/// Has each server called for its own namespace, in one of the ways in which the operator is.
+async fn register<K>(client: &Client, certificate: &str) -> anyhow::Result<()>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Serialize,
+{
+    let (configurations, params) = (Api::<K>::all(client.clone()), PostParams::default());
+    let mut own = serde_json::to_value(configurations.get("vllm-operator").await?)?;
     for (called, name, path) in [
         (Called::Floor, "floor", None),
         // It refuses or allows, whoever asks.
-        (Called::Go, "peer", Some("/validate/scale")),
+        (Called::Go, "peer", Some(payload::SCALE)),
     ] {
-        let elsewhere = |configuration: Value| elsewhere(configuration, called, name, path, certificate);
-        let own = elsewhere(serde_json::to_value(mutating.get("vllm-operator").await?)?);
-        mutating.create(&params, &serde_json::from_value(own)?).await?;
-        let own = elsewhere(serde_json::to_value(validating.get("vllm-operator").await?)?);
-        validating.create(&params, &serde_json::from_value(own)?).await?;
+        let other = elsewhere(own.clone(), called, name, path, certificate);
+        configurations.create(&params, &serde_json::from_value(other)?).await?;
     }
     let others = Called::ALL.into_iter().filter(|called| *called != Called::Ours).map(Called::namespace);
-    let selector = selector("NotIn", &others.collect::<Vec<_>>());
-    let mut own = serde_json::to_value(mutating.get("vllm-operator").await?)?;
-    select(&mut own, &selector);
-    mutating.replace("vllm-operator", &params, &serde_json::from_value(own)?).await?;
-    let mut own = serde_json::to_value(validating.get("vllm-operator").await?)?;
-    select(&mut own, &selector);
-    validating.replace("vllm-operator", &params, &serde_json::from_value(own)?).await?;
+    select(&mut own, &selector("NotIn", &others.collect::<Vec<_>>()));
+    configurations.replace("vllm-operator", &params, &serde_json::from_value(own)?).await?;
     Ok(())
 }
 

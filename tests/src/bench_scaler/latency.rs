@@ -10,16 +10,15 @@ use clap::Args;
 use futures::StreamExt as _;
 use kube::api::DynamicObject;
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, CustomResourceExt as _};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use vllm_operator::api::VLLMCluster;
 
 use super::{queue, scaled_object};
 use crate::addons;
 use crate::engine::control::Control;
+use crate::objects;
 use crate::plane::Plane;
 use crate::pods::Engines;
 
@@ -208,11 +207,7 @@ impl Driven {
         wait("condition=Ready scaledobject/a").await?;
         wait("condition=ScalingActive hpa/keda-hpa-a").await?;
 
-        let clusters = Api::<DynamicObject>::namespaced_with(
-            plane.client().await?,
-            namespace,
-            &VLLMCluster::api_resource(),
-        );
+        let clusters = objects::clusters(&plane.client().await?, namespace);
         let (sender, counts) = watch::channel(Counts::default());
         let mut task = JoinSet::new();
         task.spawn(

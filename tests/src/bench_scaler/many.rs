@@ -14,24 +14,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{DynamicObject, ListParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client, CustomResourceExt as _, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
-use vllm_operator::api::VLLMCluster;
 
 use super::sockets::Open;
 use super::{queue, scaled_object};
 use crate::availability::operator::processes;
 use crate::bench_control::{CREATORS, all_seen, all_settled, create, says};
-use crate::hollow;
 use crate::plane::processes::Usage;
 use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, Process, trying_again};
 use crate::pods::Engines;
+use crate::{hollow, objects};
 
 const NAMESPACE: &str = "bench-scaler";
 const CLUSTERS: usize = 500;
@@ -129,8 +127,7 @@ pub async fn measure(plane: &Plane, many: &Many) -> anyhow::Result<Figures> {
     unthrottle(plane).await?;
     let client = plane.client().await?;
     let _node = hollow::start(client.clone()).await?;
-    let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
-    Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+    objects::namespace(&client, NAMESPACE).await?;
     let names: Vec<_> = (0..many.clusters).map(|index| format!("c-{index}")).collect();
     tokio::try_join!(create(&client, NAMESPACE, &names), all_settled(&client, NAMESPACE, &names))?;
     answer_for_all(&client).await?;
@@ -215,14 +212,9 @@ async fn all_asked(engines: &Engines, names: &[String], before: &[u64]) -> anyho
     .await
 }
 
-fn scaled_objects(client: &Client) -> Api<DynamicObject> {
-    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject"));
-    Api::namespaced_with(client.clone(), NAMESPACE, &kind)
-}
-
 /// Creates a ScaledObject for each cluster.
 async fn drive(client: &Client, names: &[String]) -> anyhow::Result<()> {
-    let (objects, params) = (&scaled_objects(client), &PostParams::default());
+    let (objects, params) = (&objects::scaled_objects(client, NAMESPACE), &PostParams::default());
     futures::stream::iter(names)
         .map(async |name| {
             let mut trigger = queue();
@@ -239,7 +231,8 @@ async fn drive(client: &Client, names: &[String]) -> anyhow::Result<()> {
 
 /// Waits until KEDA says of so many ScaledObjects that they are ready.
 async fn all_ready(client: &Client, count: usize) -> anyhow::Result<()> {
-    let objects = watcher(scaled_objects(client), watcher::Config::default()).default_backoff();
+    let objects =
+        watcher(objects::scaled_objects(client, NAMESPACE), watcher::Config::default()).default_backoff();
     let ready = objects.applied_objects().try_filter_map(|object| async move {
         Ok(says(&object, "Ready", "True").then(|| object.name_any()))
     });
@@ -266,9 +259,7 @@ async fn sample(operators: &BTreeMap<String, Process>, end: Instant) -> anyhow::
 
 /// The specification of each cluster is the one that it was created with.
 async fn nothing_was_scaled(client: &Client) -> anyhow::Result<()> {
-    let clusters =
-        Api::<DynamicObject>::namespaced_with(client.clone(), NAMESPACE, &VLLMCluster::api_resource());
-    let listed = clusters.list(&ListParams::default()).await?;
+    let listed = objects::clusters(client, NAMESPACE).list(&ListParams::default()).await?;
     let written: Vec<_> = listed
         .iter()
         .filter(|cluster| cluster.metadata.generation != Some(1))
