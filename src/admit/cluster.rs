@@ -13,6 +13,7 @@ use webhook::review::{Operation, Request};
 
 use crate::api::count::Count;
 use crate::api::names::KEEP_LIVE_REPLICAS;
+use crate::api::object;
 use crate::policy::cluster::{Spec, Write, check, default, rivals_for_services};
 use crate::policy::{Bounds, Clause, Name, Outcome};
 use crate::world::live::LiveError;
@@ -113,8 +114,9 @@ fn default_then_check(mut write: Write<'_>) -> Outcome {
 /// A `VLLMCluster` in a review, as far as the policy reads it.
 #[derive(Deserialize)]
 struct ClusterPart<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "object::required")]
     metadata: ClusterMetadataPart<'a>,
+    #[serde(default, deserialize_with = "object::optional")]
     spec: Option<SpecPart>,
 }
 

@@ -30,6 +30,7 @@ use webhook::response::{Cause, Denial, Response};
 use webhook::review::{Operation, Request};
 
 use crate::api::names::{GROUP, KEDA_GROUP, KIND, PLURAL};
+use crate::api::object::{self, Object};
 use crate::policy::{Basis, Clause, Mode, Name, Outcome, Scaler};
 use crate::telemetry::{Answers, Metrics};
 use crate::world::World;
@@ -261,7 +262,7 @@ fn respond(
 /// The name of any object, or what it will begin with.
 #[derive(Default, Deserialize)]
 struct Named<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "object::required")]
     metadata: NamedMetadata<'a>,
 }
 
@@ -282,26 +283,8 @@ fn add(path: &[&str], value: Value) -> PatchOperation {
 }
 
 fn part<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, field: &'static str) -> Result<T, Unjudged> {
-    raw.filter(|raw| has_the_shape_of_an_object(raw))
-        .and_then(|raw| serde_json::from_str(raw.get()).ok())
-        .ok_or(Unjudged::Object(field))
-}
-
-/// A list would do for a struct, by the order of its fields; a patch would then find no field to set. Mutating
-/// webhooks see such a `spec`, since they come before the schema.
-fn has_the_shape_of_an_object(raw: &RawValue) -> bool {
-    #[derive(Deserialize)]
-    struct Shape<'a> {
-        #[serde(borrow)]
-        metadata: Option<&'a RawValue>,
-        #[serde(borrow)]
-        spec: Option<&'a RawValue>,
-    }
-
-    let is_map = |raw: &RawValue| raw.get().starts_with('{');
-    is_map(raw)
-        && serde_json::from_str::<Shape<'_>>(raw.get())
-            .is_ok_and(|Shape { metadata, spec }| [metadata, spec].into_iter().flatten().all(is_map))
+    let read = raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    read.map(|Object(part)| part).ok_or(Unjudged::Object(field))
 }
 
 #[cfg(test)]

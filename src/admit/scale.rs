@@ -9,6 +9,7 @@ use serde_json::json;
 use tracing::info;
 use webhook::review::Request;
 
+use crate::api::object;
 use crate::policy::scale::{Count, decide};
 use crate::policy::{Clause, Outcome, Writer};
 use crate::world::{Cluster, Target};
@@ -84,9 +85,9 @@ impl Admission {
 /// An `autoscaling/v1` `Scale` in a review. Its resourceVersion is the cluster's.
 #[derive(Deserialize)]
 struct ScalePart<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "object::required")]
     metadata: ScaleMetadataPart<'a>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::required")]
     spec: ScaleSpecPart,
 }
 

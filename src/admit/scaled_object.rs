@@ -95,7 +95,8 @@ impl Admission {
             outcome = ask(&around);
             unread = false;
         }
-        if phase == Phase::Mutating {
+        let stays = old.as_ref().and_then(ScaledObject::targets_cluster) == Some(cluster);
+        if phase == Phase::Mutating || stays {
             return Ok(outcome);
         }
         let Some(scaler) = joined(request, ScaledObjectPart::attachment) else { return Ok(outcome) };
@@ -135,7 +136,7 @@ impl Admission {
 /// Fills in and brings up to date, and judges the result as it would be stored.
 fn default_then_check(write: &Write<'_>, request: &Request<'_>) -> Outcome {
     let Outcome { edits, warnings, refusals, .. } = default(write);
-    let stored = stored(request, &edits);
+    let stored = if edits.is_empty() { None } else { stored(request, &edits) };
     let new = stored.as_ref().unwrap_or(write.new);
     // The validating webhook repeats the check's warnings; here they would be said twice.
     let judged = check(&Write { new, old: write.old, known: write.known });

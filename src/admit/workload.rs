@@ -19,15 +19,16 @@ use crate::world::live::LiveError;
 
 use super::{Admission, Phase, budget as time_left};
 
-#[derive(Deserialize)]
-struct Part {
-    #[serde(default)]
-    spec: VLLMClusterSpec,
-}
+/// The whole spec as it is written; `None` where there is no object.
+fn spec(raw: Option<&RawValue>) -> Option<&str> {
+    #[derive(Deserialize)]
+    struct Part<'a> {
+        #[serde(borrow)]
+        spec: Option<&'a RawValue>,
+    }
 
-/// The whole spec; `None` where there is no object.
-fn spec(raw: Option<&RawValue>) -> Option<Result<VLLMClusterSpec, serde_json::Error>> {
-    raw.map(|raw| serde_json::from_str::<Part>(raw.get()).map(|part| part.spec))
+    let part: Part<'_> = serde_json::from_str(raw?.get()).ok()?;
+    Some(part.spec.map_or("{}", RawValue::get))
 }
 
 impl Admission {
@@ -39,17 +40,23 @@ impl Admission {
         name: &str,
         outcome: &mut Outcome,
     ) -> Result<(), LiveError> {
-        let new = match (spec(request.object), phase) {
-            (Some(Ok(new)), _) => new,
+        let (Some(new_text), old_text) = (spec(request.object), spec(request.old_object)) else {
+            return Ok(());
+        };
+        let new: VLLMClusterSpec = match (serde_json::from_str(new_text), phase) {
+            (Ok(new), _) => new,
             // The schema has a better sentence for most of what cannot be read. What it lets pass, nobody could judge.
-            (Some(Err(error)), Phase::Validating) => {
+            (Err(error), Phase::Validating) => {
                 outcome.add_refusal(unreadable(&error.to_string()));
                 return Ok(());
             }
-            (None | Some(Err(_)), _) => return Ok(()),
+            (Err(_), Phase::Mutating) => return Ok(()),
         };
-        let old = spec(request.old_object).and_then(Result::ok);
-        let judged = check(&new, old.as_ref(), self.host_access);
+        // A label or an annotation leaves the spec as it was, to the letter.
+        let unchanged = old_text == Some(new_text);
+        let read = old_text.filter(|_| !unchanged).and_then(|text| serde_json::from_str(text).ok());
+        let old = if unchanged { Some(&new) } else { read.as_ref() };
+        let judged = check(&new, old, self.host_access);
         let sound = judged.allowed();
         outcome.refusals.extend(judged.refusals);
         match phase {
@@ -57,7 +64,10 @@ impl Admission {
             Phase::Mutating => return Ok(()),
             Phase::Validating => outcome.warnings.extend(judged.warnings),
         }
-        if let Some(field) = lent(&new, old.as_ref()).filter(|_| Clause::WriterIsAsked.in_force()) {
+        if unchanged {
+            return Ok(());
+        }
+        if let Some(field) = lent(&new, old).filter(|_| Clause::WriterIsAsked.in_force()) {
             let user = &request.user;
             if !self.live.may_create_statefulsets(&request.namespace, user, time_left(request)).await? {
                 outcome.add_refusal(not_theirs_to_lend(field, &user.username, &request.namespace));
@@ -66,7 +76,7 @@ impl Admission {
         // What the policy refuses already would only be said twice.
         if sound && needs_trial(&new) {
             // Boxed, as the objects in it are large.
-            Box::pin(self.try_objects(request, name, new, old, outcome)).await?;
+            Box::pin(self.try_objects(request, name, new, read, outcome)).await?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ pub mod crd;
 pub mod fields;
 pub mod go;
 pub mod names;
+pub mod object;
 pub mod reasons;
 pub mod workload;
 

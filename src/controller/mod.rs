@@ -55,7 +55,7 @@ use plan::plan;
 use status::Drivers;
 
 /// Reconciliations at once: one waits mostly for the API server.
-const CONCURRENCY: u16 = 8;
+const CONCURRENCY: u16 = 16;
 /// First wait after a failure; it doubles up to [`RETRY_CEILING`].
 const RETRY_FLOOR: Duration = Duration::from_secs(1);
 /// Longest wait after a failure: whatever ends, its end is found out within a minute, calls included.

@@ -5,17 +5,17 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Resource;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::api::count;
 use crate::api::go::parse_bool;
 use crate::api::names::{
     GROUP, HPA_OWNERSHIP, KEDA_GROUP, KIND, OWNER_LABEL, PAUSED, PAUSED_REPLICAS, PLURAL, PORT,
     SCALED_OBJECT_KIND, TRANSFER_HPA, VERSION,
 };
+use crate::api::{count, object};
 use crate::policy::cluster::Spec;
 use crate::policy::hpa::Hpa;
 use crate::policy::scaled_object::view::Target;
@@ -23,6 +23,45 @@ use crate::policy::{Bounds, Clause, Scaler};
 
 use super::servers::{PodPart, SetPart};
 use super::{Attachment, Cluster, ForeignHpa, Leaving};
+
+/// For `deserialize_with`: of an object's metadata what is read here, and so without the record of who manages which field, which
+/// is most of a small object.
+pub(super) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Part {
+        name: Option<String>,
+        namespace: Option<String>,
+        uid: Option<String>,
+        resource_version: Option<String>,
+        deletion_timestamp: Option<Time>,
+        annotations: Option<BTreeMap<String, String>>,
+        labels: Option<BTreeMap<String, String>>,
+        owner_references: Option<Vec<OwnerReference>>,
+    }
+
+    let Part {
+        name,
+        namespace,
+        uid,
+        resource_version,
+        deletion_timestamp,
+        annotations,
+        labels,
+        owner_references,
+    } = object::required(deserializer)?;
+    Ok(ObjectMeta {
+        name,
+        namespace,
+        uid,
+        resource_version,
+        deletion_timestamp,
+        annotations,
+        labels,
+        owner_references,
+        ..ObjectMeta::default()
+    })
+}
 
 /// The counts in a `VLLMCluster`'s spec.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -49,8 +88,10 @@ impl From<&SpecPart> for Spec {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct ClusterPart {
     /// Name, namespace, resourceVersion.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// The counts. Absent and null are the same.
+    #[serde(default, deserialize_with = "object::optional")]
     pub spec: Option<SpecPart>,
 }
 
@@ -136,7 +177,9 @@ impl ScaledObjectSpecPart {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct ScaledObjectPart {
     /// Name, namespace, annotations.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "object::optional")]
     spec: Option<ScaledObjectSpecPart>,
     status: Option<StatusPart>,
 }
@@ -191,7 +234,9 @@ struct HpaSpecPart {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct HpaPart {
     /// Name, namespace, owners.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "object::optional")]
     spec: Option<HpaSpecPart>,
     status: Option<StatusPart>,
 }

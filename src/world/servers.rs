@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::Deserialize;
 
-use super::part::ConditionPart;
+use super::part::{ConditionPart, metadata};
 use super::{Key, KeyRef};
 
 /// A pod that may be a server.
@@ -129,6 +129,7 @@ impl Index {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct SetPart {
     /// Name, namespace, uid, owners.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
 }
 
@@ -144,6 +145,7 @@ impl SetPart {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct PodPart {
     /// Name, namespace, owners.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     status: Option<PodStatusPart>,
 }

@@ -5,16 +5,18 @@
 //!
 //! Architecture invariant: HTTP ends here. What decides sees a [`Request`] and returns a [`Response`].
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody as _};
-use axum::extract::{DefaultBodyLimit, FromRequest as _, State};
+use axum::body::{Body, HttpBody as _};
 use axum::http::{Request as HttpRequest, StatusCode, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
-use axum::routing::{MethodRouter, post};
+use axum::routing::{MethodRouter, post_service};
 use futures::FutureExt as _;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tower::service_fn;
 use tracing::error;
 
 use crate::response::Response;
@@ -34,10 +36,14 @@ pub trait Admit: Send + Sync + 'static {
 /// A route that answers reviews by `admit`. POST with `application/json` only; a larger body than
 /// [`BODY_LIMIT`] gets 413, one without a readable uid 400.
 pub fn reviews<A: Admit, S: Clone + Send + Sync + 'static>(admit: Arc<A>) -> MethodRouter<S> {
-    post(answer::<A>).layer(DefaultBodyLimit::max(BODY_LIMIT)).with_state(admit)
+    // A service and no handler: what a handler's extractors can do, and each review pays for, is not needed.
+    post_service(service_fn(move |request| {
+        let admit = Arc::clone(&admit);
+        async move { Ok::<_, Infallible>(answer(&*admit, request).await) }
+    }))
 }
 
-async fn answer<A: Admit>(State(admit): State<Arc<A>>, request: HttpRequest<Body>) -> HttpResponse {
+async fn answer<A: Admit>(admit: &A, request: HttpRequest<Body>) -> HttpResponse {
     let is_json =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(
             |value| {
@@ -50,11 +56,16 @@ async fn answer<A: Admit>(State(admit): State<Arc<A>>, request: HttpRequest<Body
     }
     // What is announced as too large is not awaited.
     if request.body().size_hint().lower() > BODY_LIMIT as u64 {
-        return (StatusCode::PAYLOAD_TOO_LARGE, "an AdmissionReview is 7 MiB at the most\n").into_response();
+        return too_large();
     }
-    let body = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(rejection)) => return rejection.into_response(),
+    let body = Limited::new(request.into_body(), BODY_LIMIT);
+    let body = match tokio::time::timeout(BODY_TIMEOUT, body.collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
+        Ok(Err(error)) => {
+            return (StatusCode::BAD_REQUEST, format!("the body did not come whole: {error}\n"))
+                .into_response();
+        }
         Err(_elapsed) => {
             return (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response();
         }
@@ -75,6 +86,10 @@ async fn answer<A: Admit>(State(admit): State<Arc<A>>, request: HttpRequest<Body
         Response::error("the webhook failed on this review; its log says where")
     });
     json(&response, &review.uid)
+}
+
+fn too_large() -> HttpResponse {
+    (StatusCode::PAYLOAD_TOO_LARGE, "an AdmissionReview is 7 MiB at the most\n").into_response()
 }
 
 fn json(response: &Response, uid: &str) -> HttpResponse {

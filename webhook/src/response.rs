@@ -17,6 +17,8 @@ use crate::warnings;
 
 /// Most causes of one refusal. Nobody reads more, and an object of 1.5 MB has room for half a million mistakes.
 const CAUSES: usize = 100;
+/// What there is room for from the beginning, in bytes: an answer with a sentence or two.
+const ORDINARY_ANSWER: usize = 1 << 10;
 /// Longest message, in bytes: the causes above with sentences of the usual length.
 const MESSAGE_LENGTH: usize = 32 << 10;
 
@@ -190,6 +192,8 @@ impl Response {
         let answer =
             Answer { api_version: API_VERSION, kind: KIND, response: AnswerBody { uid, response: self } };
         // Only strings, numbers and maps with string keys, and a Vec takes every byte.
-        serde_json::to_vec(&answer).expect("an answer has a JSON form")
+        let mut body = Vec::with_capacity(ORDINARY_ANSWER);
+        serde_json::to_writer(&mut body, &answer).expect("an answer has a JSON form");
+        body
     }
 }

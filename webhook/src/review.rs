@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Error, Visitor};
+use serde::de::{Error, IgnoredAny, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -143,13 +143,26 @@ fn text<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, st
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Review<'a> {
+struct Review<'a, R> {
     #[serde(default, borrow, deserialize_with = "text")]
     api_version: Cow<'a, str>,
     #[serde(default, borrow, deserialize_with = "text")]
     kind: Cow<'a, str>,
-    #[serde(default, borrow)]
-    request: Option<&'a RawValue>,
+    request: Option<R>,
+}
+
+impl<R> Review<'_, R> {
+    /// The request, if it is of the version that is read here.
+    fn request(self) -> Result<R, ParseError> {
+        let Self { api_version, kind, request } = self;
+        if api_version != API_VERSION || kind != KIND {
+            return Err(ParseError::OtherKind {
+                api_version: api_version.into_owned(),
+                kind: kind.into_owned(),
+            });
+        }
+        request.ok_or(ParseError::NoRequest)
+    }
 }
 
 /// Why a body is no request for admission.
@@ -181,15 +194,14 @@ pub enum ParseError {
 impl<'a> Request<'a> {
     /// Reads the body of a review.
     pub fn parse(body: &'a [u8]) -> Result<Self, ParseError> {
-        let Review { api_version, kind, request } = serde_json::from_slice(body)?;
-        if api_version != API_VERSION || kind != KIND {
-            return Err(ParseError::OtherKind {
-                api_version: api_version.into_owned(),
-                kind: kind.into_owned(),
-            });
-        }
-        // A second step, so that another version is told by its name and not by a field that it lacks.
-        let request: Self = serde_json::from_str(request.ok_or(ParseError::NoRequest)?.get())?;
+        let request = match serde_json::from_slice::<Review<'a, Self>>(body) {
+            Ok(review) => review.request()?,
+            // Another version is told by its name, and not by a field that it lacks.
+            Err(error) => {
+                serde_json::from_slice::<Review<'a, IgnoredAny>>(body)?.request()?;
+                return Err(error.into());
+            }
+        };
         if request.uid.is_empty() {
             return Err(ParseError::NoUid);
         }

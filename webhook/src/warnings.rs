@@ -21,41 +21,38 @@ const RESERVE: usize = 64;
 /// The warnings that fit, each on one line and none twice, in their order. A long one ends in an ellipsis, the
 /// more of them the sooner; what finds no room even so is counted in a last sentence.
 pub fn fit(warnings: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut seen = HashSet::new();
-    let warnings: Vec<String> = warnings
-        .into_iter()
-        .map(|warning| one_line(&warning))
-        .filter(|warning| !warning.is_empty() && seen.insert(warning.clone()))
-        .collect();
+    let mut warnings: Vec<String> =
+        warnings.into_iter().map(one_line).filter(|warning| !warning.is_empty()).collect();
+    if warnings.len() > 1 {
+        let mut seen = HashSet::new();
+        warnings.retain(|warning| seen.insert(warning.clone()));
+    }
     let lengths: Vec<usize> = warnings.iter().map(|warning| warning.chars().count()).collect();
     let together = |most: usize| lengths.iter().map(|length| most.min(*length)).sum::<usize>();
     let longest = LENGTHS.into_iter().find(|most| together(*most) <= TOGETHER);
-    let mut fitting = Vec::new();
+    let most = longest.unwrap_or(LENGTHS[LENGTHS.len() - 1]);
+    let room = if longest.is_some() { TOGETHER } else { TOGETHER - RESERVE };
     let mut used = 0;
-    for warning in &warnings {
-        let warning = cut(warning, longest.unwrap_or(LENGTHS[LENGTHS.len() - 1]));
-        used += warning.chars().count();
-        if longest.is_none() && used > TOGETHER - RESERVE {
-            break;
+    let fitting = lengths.iter().take_while(|length| {
+        used += most.min(**length);
+        used <= room
+    });
+    let (all, fitting) = (warnings.len(), fitting.count());
+    warnings.truncate(fitting);
+    for (warning, length) in warnings.iter_mut().zip(lengths) {
+        if length > most {
+            *warning = warning.chars().take(most - 1).chain(['…']).collect();
         }
-        fitting.push(warning);
     }
-    if fitting.len() < warnings.len() {
-        fitting.push(format!("{} further warnings were left out", warnings.len() - fitting.len()));
+    if fitting < all {
+        warnings.push(format!("{} further warnings were left out", all - fitting));
     }
-    fitting
+    warnings
 }
 
 /// Control characters become spaces.
-fn one_line(warning: &str) -> String {
-    let line: String =
-        warning.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
-    line.trim().to_owned()
-}
-
-fn cut(warning: &str, most: usize) -> String {
-    match warning.char_indices().nth(most) {
-        None => warning.to_owned(),
-        Some(_) => warning.chars().take(most - 1).chain(['…']).collect(),
-    }
+fn one_line(warning: String) -> String {
+    let line =
+        if warning.contains(char::is_control) { warning.replace(char::is_control, " ") } else { warning };
+    if line.trim().len() == line.len() { line } else { line.trim().to_owned() }
 }

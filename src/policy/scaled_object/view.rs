@@ -171,13 +171,15 @@ impl Trigger {
 mod raw {
     use serde::de::IgnoredAny;
 
-    use crate::api::count;
+    use crate::api::{count, object};
 
     use super::{Authentication, BTreeMap, Deserialize, Deserializer, Fallback, Modifiers, Target};
 
     #[derive(Deserialize)]
     pub struct Object {
+        #[serde(default, deserialize_with = "object::optional")]
         metadata: Option<Metadata>,
+        #[serde(default, deserialize_with = "object::optional")]
         spec: Option<super::Spec>,
     }
 

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,9 +22,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -101,13 +100,13 @@ pub(super) async fn serve_connection(stream: TcpStream, serving: Arc<Serving>, c
                 Ok(Err(error)) => debug!(%error, "no TLS handshake"),
                 Err(_elapsed) => debug!("no TLS handshake in time"),
             },
-            () = connection.leave.cancelled() => {}
+            () = connection.ends.leave.cancelled() => {}
         }
     };
     // Safe to cancel: what is dropped is the connection.
     tokio::select! {
         () = served => {}
-        () = connection.end.cancelled() => debug!("connection ended: others needed its place"),
+        () = connection.ends.end.cancelled() => debug!("connection ended: others needed its place"),
     }
 }
 
@@ -134,25 +133,22 @@ where
     let Serving { protocol: _, tls: _, budget, router, limits, lame_duck } = serving;
     let reading = Arc::new(Reading::new(Arc::clone(connection)));
     let io = TokioIo::new(Watched { stream, reading: Arc::clone(&reading) });
-    let service = service_fn({
-        let reading = Arc::clone(&reading);
-        move |request: Request<Incoming>| {
-            let in_turn = reading.asked();
-            let (mut router, lame_duck, reading) = (router.clone(), lame_duck.clone(), Arc::clone(&reading));
-            async move {
-                let held = budget.open();
-                let metered = |body| Metered::new(body, Arc::clone(&held), Arc::clone(&reading.connection));
-                let mut response = if in_turn {
-                    router.call(request.map(|body| Body::new(metered(body)))).await?
-                } else {
-                    out_of_turn()
-                };
-                reading.answered();
-                if lame_duck.is_cancelled() {
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(response)
+    let reading = &*reading;
+    let service = service_fn(|request: Request<Incoming>| {
+        let in_turn = reading.asked();
+        let (mut router, held) = (router.clone(), budget.open());
+        async move {
+            let metered = |body| Metered::new(body, Arc::clone(&held), Arc::clone(connection));
+            let mut response = if in_turn {
+                router.call(request.map(|body| Body::new(metered(body)))).await?
+            } else {
+                out_of_turn()
+            };
+            reading.answered();
+            if lame_duck.is_cancelled() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
+            Ok::<_, Infallible>(response)
         }
     });
     let http = pin!(
@@ -162,14 +158,12 @@ where
             .max_buf_size(BUFFER)
             .serve_connection(io, service)
     );
-    // Safe to cancel: what is dropped is the connection.
+    // Safe to cancel: what is dropped is the connection. In this order, as `overdue` is told of no change.
     tokio::select! {
+        biased;
         () = until_gone(http, connection, limits.drain, http1::Connection::graceful_shutdown) => {}
-        () = reading.overdue(HEADER, limits.header) => {
-            debug!("connection closed: a request's header did not come in time");
-        }
-        () = reading.overdue(STUCK, limits.answer) => {
-            debug!("connection closed: an answer was not read in time");
+        () = reading.overdue(limits) => {
+            debug!("connection closed: a request's header did not come in time, or an answer was not read in time");
         }
     }
 }
@@ -186,7 +180,7 @@ pub(super) async fn until_gone<C>(
     // Safe to cancel: polled by reference.
     let ended = tokio::select! {
         ended = &mut http => ended,
-        () = connection.leave.cancelled() => {
+        () = connection.ends.leave.cancelled() => {
             shut_down(http.as_mut());
             // A peer that does not read its last answer would stay for ever.
             let Ok(ended) = timeout(drain, http).await else { return };
@@ -207,14 +201,14 @@ fn out_of_turn() -> Response<Body> {
     response
 }
 
-/// Where a connection is between two requests.
+/// Where a connection is between two requests. Its own task alone changes that.
 #[derive(Debug)]
 struct Reading {
     connection: Arc<OpenConnection>,
     /// One of the four states below.
     state: AtomicU8,
-    /// Told to both who wait for a state to last too long.
-    changed: Notify,
+    /// Counts the changes of it.
+    changes: AtomicU32,
 }
 
 /// No byte of a next request has come.
@@ -228,61 +222,70 @@ const STUCK: u8 = 3;
 
 impl Reading {
     fn new(connection: Arc<OpenConnection>) -> Self {
-        Self { connection, state: AtomicU8::new(IDLE), changed: Notify::new() }
+        Self { connection, state: AtomicU8::new(IDLE), changes: AtomicU32::new(0) }
+    }
+
+    fn is(&self, state: u8) -> bool {
+        self.state.load(Ordering::Relaxed) == state
+    }
+
+    fn becomes(&self, state: u8) {
+        self.state.store(state, Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Bytes came in.
     fn received(&self) {
-        if self.moves(IDLE, HEADER) {
+        if self.is(IDLE) {
+            self.becomes(HEADER);
             self.connection.begins_request();
         }
     }
 
     /// Whether the header that is there came in after the last answer, and not before it.
     fn asked(&self) -> bool {
+        let in_turn = self.is(HEADER);
+        self.becomes(ANSWERING);
         self.connection.asked();
-        let before = self.state.swap(ANSWERING, Ordering::AcqRel);
-        self.changed.notify_waiters();
-        before == HEADER
+        in_turn
     }
 
     fn answered(&self) {
+        self.becomes(IDLE);
         self.connection.answered();
-        self.state.store(IDLE, Ordering::Release);
-        self.changed.notify_waiters();
     }
 
     /// What is written waits for the peer, or does not any more.
     fn written<T>(&self, poll: Poll<T>) -> Poll<T> {
         if poll.is_pending() {
-            if self.moves(IDLE, STUCK) {
+            if self.is(IDLE) {
+                self.becomes(STUCK);
                 self.connection.stuck();
             }
-        } else if self.moves(STUCK, IDLE) {
-            self.connection.answered();
+        } else if self.is(STUCK) {
+            self.answered();
         }
         poll
     }
 
-    fn moves(&self, from: u8, to: u8) -> bool {
-        let moved = self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if moved {
-            self.changed.notify_waiters();
-        }
-        moved
-    }
-
-    /// Resolves once this state has lasted for longer than `limit`.
-    async fn overdue(&self, state: u8, limit: Duration) {
-        loop {
-            // Before the look: what changes after it is not missed.
-            let changed = self.changed.notified();
-            if self.state.load(Ordering::Acquire) != state {
-                changed.await;
-            } else if timeout(limit, changed).await.is_err() {
-                return;
+    /// Resolves once the peer has owed the rest of a header, or has left an answer unread, for longer than it may. What changes
+    /// the state wakes nobody: this is to be polled after it, by the same task.
+    async fn overdue(&self, limits: &Limits) {
+        let mut seen = None;
+        let mut wait = None;
+        poll_fn(|cx| {
+            let changes = self.changes.load(Ordering::Relaxed);
+            if seen.replace(changes) != Some(changes) {
+                let limit = match self.state.load(Ordering::Relaxed) {
+                    HEADER => Some(limits.header),
+                    STUCK => Some(limits.answer),
+                    _ => None,
+                };
+                wait = limit.map(|limit| Box::pin(sleep(limit)));
             }
-        }
+            wait.as_mut().map_or(Poll::Pending, |wait| wait.as_mut().poll(cx))
+        })
+        .await;
     }
 }
 

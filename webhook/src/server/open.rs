@@ -28,16 +28,25 @@ struct State {
     /// Counts the waits; a higher one began later.
     waits: u64,
     /// Those that never sent a request. They are ended at once.
-    silent: BTreeMap<u64, CancellationToken>,
+    silent: BTreeMap<u64, Arc<Ends>>,
     /// Those in the middle of a request or an answer. They are ended at once.
     owing: BTreeMap<u64, Owing>,
     /// Those between two requests. They are asked to leave, so that a request that is just coming in is answered.
-    idle: BTreeMap<u64, CancellationToken>,
+    idle: BTreeMap<u64, Arc<Ends>>,
+}
+
+/// How a connection is told to go.
+#[derive(Debug)]
+pub(super) struct Ends {
+    /// Cancelled when it is to finish what is in flight, and close.
+    pub leave: CancellationToken,
+    /// Cancelled when it is to end at once.
+    pub end: CancellationToken,
 }
 
 #[derive(Debug)]
 struct Owing {
-    end: CancellationToken,
+    ends: Arc<Ends>,
     /// Whether a part of a body is held that counts towards what may be held for all.
     holds: bool,
 }
@@ -46,15 +55,15 @@ impl State {
     /// Takes out whoever is to make room for a newcomer.
     fn displace(&mut self, spared: usize) -> Option<CancellationToken> {
         if let Some((_, silent)) = self.silent.pop_first() {
-            return Some(silent);
+            return Some(silent.end.clone());
         }
         if self.owing.len() <= spared
             && let Some((_, idle)) = self.idle.pop_first()
         {
-            return Some(idle);
+            return Some(idle.leave.clone());
         }
-        let owing = self.owing.pop_first().map(|(_, owing)| owing.end);
-        owing.or_else(|| self.idle.pop_first().map(|(_, idle)| idle))
+        let owing = self.owing.pop_first().map(|(_, owing)| owing.ends.end.clone());
+        owing.or_else(|| self.idle.pop_first().map(|(_, idle)| idle.leave.clone()))
     }
 
     fn begin_wait(&mut self) -> u64 {
@@ -81,10 +90,8 @@ enum Doing {
 pub(super) struct OpenConnection {
     all: Arc<OpenConnections>,
     doing: Mutex<Doing>,
-    /// Cancelled when it is to finish what is in flight, and close.
-    pub leave: CancellationToken,
-    /// Cancelled when it is to end at once.
-    pub end: CancellationToken,
+    /// How it is told to go.
+    pub ends: Arc<Ends>,
 }
 
 impl OpenConnections {
@@ -100,17 +107,17 @@ impl OpenConnections {
         stop: &CancellationToken,
         abort: &CancellationToken,
     ) -> Option<OpenConnection> {
-        let (leave, end) = (stop.child_token(), abort.child_token());
+        let ends = Arc::new(Ends { leave: stop.child_token(), end: abort.child_token() });
         let mut state = all.state();
         let displaced = if state.open < all.most { None } else { Some(state.displace(all.spared)?) };
         state.open += 1;
         let wait = state.begin_wait();
-        state.silent.insert(wait, end.clone());
+        state.silent.insert(wait, Arc::clone(&ends));
         drop(state);
         if let Some(displaced) = displaced {
             displaced.cancel();
         }
-        Some(OpenConnection { all: Arc::clone(all), doing: Mutex::new(Doing::Silent(wait)), leave, end })
+        Some(OpenConnection { all: Arc::clone(all), doing: Mutex::new(Doing::Silent(wait)), ends })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -142,7 +149,7 @@ impl OpenConnection {
     pub fn answered(&self) {
         self.become_with(|state, connection| {
             let wait = state.begin_wait();
-            state.idle.insert(wait, connection.leave.clone());
+            state.idle.insert(wait, Arc::clone(&connection.ends));
             Doing::Idle(wait)
         });
     }
@@ -155,7 +162,7 @@ impl OpenConnection {
     fn owes(&self) {
         self.become_with(|state, connection| {
             let wait = state.begin_wait();
-            state.owing.insert(wait, Owing { end: connection.end.clone(), holds: false });
+            state.owing.insert(wait, Owing { ends: Arc::clone(&connection.ends), holds: false });
             Doing::Owing(wait)
         });
     }
@@ -180,7 +187,7 @@ impl OpenConnection {
         let displaced = longest.and_then(|wait| state.owing.remove(&wait));
         drop(state);
         if let Some(displaced) = displaced {
-            displaced.end.cancel();
+            displaced.ends.end.cancel();
         }
     }
 
