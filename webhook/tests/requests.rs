@@ -180,6 +180,10 @@ async fn bytes_that_are_no_text_are_refused() {
 #[case::uid_twice(review_of("a").replace(r#""uid":"uid-a""#, r#""uid":"uid-a","uid":"b""#), "duplicate field `uid`")]
 #[case::no_request(changed(|request| *request = Value::Null), "no request")]
 #[case::another_version(review_of("a").replace("admission.k8s.io/v1", "admission.k8s.io/v1beta1"), "v1beta1")]
+#[case::another_version_without_an_operation(
+    review_of("a").replace("admission.k8s.io/v1", "admission.k8s.io/v1beta1").replace("operation", "verb"),
+    "v1beta1"
+)]
 #[case::another_kind(review_of("a").replace("AdmissionReview", "Pod"), "Pod")]
 #[case::endless_nesting(format!("{{\"a\":{}", "[".repeat(BODY_LIMIT - 5)), "EOF")]
 #[case::half(review_of("a")[..200].to_owned(), "EOF")]

@@ -121,6 +121,26 @@ async fn a_slow_header_is_cut_off_also_if_bytes_keep_coming() {
 }
 
 #[tokio::test]
+async fn an_answer_that_nobody_reads_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    // More than the kernel keeps at both ends.
+    let router = Router::new().route("/large", get(async || "x".repeat(64 << 20)));
+    let limits = Limits { answer: SHORT, ..unreached() };
+    tokio::spawn(serve(listener, Transport::Plain, router, limits, Stop::default()));
+    let mut peer = TcpStream::connect(address).await.expect("the server");
+    let request = b"GET /large HTTP/1.1\r\nHost: web\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut peer, request).await.expect("a request");
+    within("the end of a connection whose answer is not read", async {
+        // What is sent to an end that is gone comes back as an error.
+        while tokio::io::AsyncWriteExt::write_all(&mut peer, b"x").await.is_ok() {
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_header_limit_spares_idle_connections_and_bodies() {
     let server = Server::start(Limits { header: SHORT, ..unreached() }).await;
     let mut idle = server.connect_and_speak().await;
