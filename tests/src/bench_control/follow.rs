@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, Args)]
 pub struct Follow {
     /// Writes in each namespace.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = Self::default().writes)]
     pub writes: usize,
 }
 

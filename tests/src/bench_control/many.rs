@@ -42,13 +42,13 @@ const QUIET: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Args)]
 pub struct Many {
     /// How many VLLMClusters, of one replica each.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = Self::default().clusters)]
     clusters: usize,
     /// Turns of the operator, and of the loop.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = Self::default().turns)]
     turns: usize,
     /// Seconds of the steady state.
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = Self::default().steady)]
     steady: u64,
 }
 

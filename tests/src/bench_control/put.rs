@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 #[derive(Clone, Debug, Args)]
 pub struct Put {
     /// Writes in each namespace.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = Self::default().writes)]
     pub writes: usize,
 }
 
