@@ -95,6 +95,7 @@ impl Admission {
             outcome = ask(&around);
             unread = false;
         }
+        // One that was attached to this cluster before joins nobody.
         let stays = old.as_ref().and_then(ScaledObject::targets_cluster) == Some(cluster);
         if phase == Phase::Mutating || stays {
             return Ok(outcome);
