@@ -40,25 +40,16 @@ pub(super) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Obj
         owner_references: Option<Vec<OwnerReference>>,
     }
 
-    let Part {
-        name,
-        namespace,
-        uid,
-        resource_version,
-        deletion_timestamp,
-        annotations,
-        labels,
-        owner_references,
-    } = object::required(deserializer)?;
+    let part: Part = object::required(deserializer)?;
     Ok(ObjectMeta {
-        name,
-        namespace,
-        uid,
-        resource_version,
-        deletion_timestamp,
-        annotations,
-        labels,
-        owner_references,
+        name: part.name,
+        namespace: part.namespace,
+        uid: part.uid,
+        resource_version: part.resource_version,
+        deletion_timestamp: part.deletion_timestamp,
+        annotations: part.annotations,
+        labels: part.labels,
+        owner_references: part.owner_references,
         ..ObjectMeta::default()
     })
 }
