@@ -8,6 +8,7 @@ pub mod count;
 pub mod crd;
 pub mod fields;
 pub mod go;
+pub mod guarded;
 pub mod names;
 pub mod object;
 pub mod reasons;

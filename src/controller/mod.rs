@@ -3,8 +3,8 @@
 //! A reconciliation is four steps: `observe` reads, `plan` decides, `apply` writes, `status` reports. Only
 //! the first and the third have a client.
 //!
-//! Architecture invariant: `spec` of a `VLLMCluster` is never written. Nothing is remembered between two
-//! reconciliations but how often one has failed, so a restart in steady state writes nothing.
+//! Architecture invariant: `spec` of a `VLLMCluster` is never written. Nothing is remembered of a reconciliation
+//! but how often one has failed, so a restart in steady state writes nothing.
 
 mod apply;
 mod difference;
@@ -14,6 +14,7 @@ mod observe;
 mod plan;
 pub(crate) mod pods;
 mod ports;
+mod refusals;
 mod status;
 
 use std::collections::HashMap;
@@ -21,17 +22,18 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, ObjectReference, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, Client, ResourceExt as _};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -52,6 +54,7 @@ use apply::{Outcome, apply, write_status};
 use kept::Kept;
 use observe::{observe, read_status};
 use plan::plan;
+use refusals::Refusals;
 use status::Drivers;
 
 /// Reconciliations at once: one waits mostly for the API server.
@@ -199,6 +202,7 @@ struct Context {
     recorder: Recorder,
     world: Arc<World>,
     metrics: ControllerMetrics,
+    refusals: Refusals,
     /// Failures in a row, by namespace and name.
     failures: Mutex<HashMap<(String, String), u32>>,
 }
@@ -206,7 +210,7 @@ struct Context {
 impl Context {
     fn new(client: Client, world: Arc<World>, metrics: ControllerMetrics) -> Self {
         let recorder = Recorder::new(client.clone(), OPERATOR.into());
-        Self { client, recorder, world, metrics, failures: Mutex::default() }
+        Self { client, recorder, world, metrics, refusals: Refusals::default(), failures: Mutex::default() }
     }
 
     fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), u32>> {
@@ -235,6 +239,10 @@ pub async fn run(
     // A pod that is refused leaves nothing behind but an event, which comes after the count that lacks it.
     let refusals = pace::watching().fields("reason=FailedCreate,involvedObject.kind=StatefulSet");
     let context = Arc::new(Context::new(client.clone(), world, metrics));
+    let refusals = watcher(Api::<Event>::all(client.clone()), refusals).inspect_ok({
+        let context = Arc::clone(&context);
+        move |told| context.refusals.take(told)
+    });
     Controller::new(clusters, pace::watching())
         .watches(Api::<PartialObjectMeta<StatefulSet>>::all(client.clone()), ours.clone(), |set| {
             clusters_of(&set.metadata)
@@ -245,7 +253,7 @@ pub async fn run(
         .watches(Api::<PartialObjectMeta<PodDisruptionBudget>>::all(client.clone()), ours, |budget| {
             clusters_of(&budget.metadata)
         })
-        .watches(Api::<Event>::all(client.clone()), refusals, |event| {
+        .watches_stream(refusals.touched_objects(), |event| {
             let set = event.involved_object;
             // Of a cluster's own name; any other has no cluster, and is forgotten at once.
             let namespace = set.namespace.unwrap_or_default();
@@ -296,13 +304,12 @@ async fn reconcile(cluster: Arc<Kept>, context: Arc<Context>) -> Result<Action, 
 
 async fn reconcile_any(cluster: &Kept, context: &Context) -> Result<Action, Retry> {
     let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let Kept(DeserializeGuard(cluster)) = cluster;
-    let action = match cluster {
-        Ok(cluster) => reconcile_readable(context, cluster, Timestamp::now()).await?,
-        Err(invalid) => {
+    let action = match cluster.read() {
+        Ok(cluster) => reconcile_readable(context, &cluster, Timestamp::now()).await?,
+        Err(error) => {
             let (namespace, name) = (key.0.as_str(), key.1.as_str());
-            warn!(namespace, name, error = invalid.error, "VLLMCluster cannot be read and is left alone");
-            report_unreadable(context, &invalid.metadata, &invalid.error).await?;
+            warn!(namespace, name, error, "VLLMCluster cannot be read and is left alone");
+            report_unreadable(context, cluster.meta(), &error).await?;
             Action::await_change()
         }
     };
@@ -324,7 +331,7 @@ async fn reconcile_readable(
     let (after, action) = match ValidatedCluster::try_from(cluster) {
         Ok(cluster) => {
             // Boxed, as the objects in them are large.
-            let observed = Box::pin(observe(client, &cluster)).await;
+            let observed = Box::pin(observe(client, &context.refusals, &cluster)).await;
             let plan = plan(&cluster, &observed);
             let applied = Box::pin(apply(client, &cluster, plan, observed)).await;
             let drivers = drivers(&context.world, &cluster);

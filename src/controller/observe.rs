@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ListParams;
 use kube::core::DynamicObject;
-use kube::{Api, Client, CustomResourceExt as _, Resource};
+use kube::{Api, Client, CustomResourceExt as _, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,6 +22,7 @@ use crate::objects::ValidatedCluster;
 use crate::objects::pod::startup_seconds;
 
 use super::pods::{self, Cause};
+use super::refusals::{NotListed, Refusal, Refusals};
 use super::{CallError, Kind};
 
 /// Longest wait for one answer. Reconciliation is tried again, so it need not outwait a slow API server.
@@ -28,6 +30,9 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Most pods that are looked at for a cause: the first that are not ready tell enough.
 const MOST_PODS: u32 = 500;
+
+/// So many pods are read one by one. The API server has no index of labels: a list takes it longer the more pods the namespace has.
+const FEW_PODS: i64 = 4;
 
 /// What exists of a cluster's objects.
 #[derive(Debug)]
@@ -40,7 +45,7 @@ pub struct Observed {
 }
 
 /// Reads what exists under the names of the cluster's objects, whoever it belongs to.
-pub async fn observe(client: &Client, cluster: &ValidatedCluster) -> Observed {
+pub async fn observe(client: &Client, refusals: &Refusals, cluster: &ValidatedCluster) -> Observed {
     let namespace = &cluster.namespace;
     let headless = headless_service(&cluster.name);
     let (set, pods, service, budget) = tokio::join!(
@@ -55,41 +60,65 @@ pub async fn observe(client: &Client, cluster: &ValidatedCluster) -> Observed {
     live[Kind::ClientService.index()] = service;
     live[Kind::Budget.index()] = budget;
     let cause = match &live[Kind::StatefulSet.index()] {
-        Ok(Some(set)) => cause(client, cluster, set).await,
+        Ok(Some(set)) => cause(client, refusals, cluster, set).await,
         _ => Ok(None),
     };
     Observed { live, cause }
 }
 
 /// Looks for the cause where the StatefulSet has fewer ready pods than it wants: pods that do not exist first.
-async fn cause(client: &Client, cluster: &ValidatedCluster, set: &Value) -> Result<Option<Cause>, CallError> {
+async fn cause(
+    client: &Client,
+    refusals: &Refusals,
+    cluster: &ValidatedCluster,
+    set: &Value,
+) -> Result<Option<Cause>, CallError> {
     let count = |pointer: &str| set.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
     let wanted = count("/spec/replicas");
     if count("/status/readyReplicas") >= wanted {
         return Ok(None);
     }
-    let pods = Api::<Pod>::namespaced(client.clone(), &cluster.namespace);
-    let params = ListParams::default().labels(&selector(&cluster.name)).limit(MOST_PODS);
-    let what = || format!("listing pods of {}", cluster.name);
-    let pods = bounded(what, pods.list(&params)).await?.items;
+    let pods = pods_of(client, cluster, wanted).await?;
     let seen = count("/status/observedGeneration") >= count("/metadata/generation");
     if seen && count("/status/replicas") < wanted {
         let uid = set["metadata"]["uid"].as_str().unwrap_or_default();
-        let refusals = failed_creations(client, &cluster.namespace, uid).await?;
-        if let Some(cause) = pods::not_created(&refusals, &pods) {
+        let refusal = match refusals.of(uid) {
+            Ok(refusal) => refusal,
+            Err(NotListed) => newest_refusal(client, &cluster.namespace, uid).await?,
+        };
+        if let Some(cause) = refusal.and_then(|refusal| pods::not_created(&refusal, &pods)) {
             return Ok(Some(cause));
         }
     }
     Ok(pods::cause(&pods, startup_seconds(&cluster.spec)))
 }
 
-/// The events in which the StatefulSet controller says that it could not create a pod.
-async fn failed_creations(client: &Client, namespace: &str, uid: &str) -> Result<Vec<Event>, CallError> {
+/// The cluster's pods.
+async fn pods_of(client: &Client, cluster: &ValidatedCluster, wanted: i64) -> Result<Vec<Pod>, CallError> {
+    let pods = Api::<Pod>::namespaced(client.clone(), &cluster.namespace);
+    if wanted > FEW_PODS {
+        let params = ListParams::default().labels(&selector(&cluster.name)).limit(MOST_PODS);
+        let what = || format!("listing pods of {}", cluster.name);
+        return Ok(bounded(what, pods.list(&params)).await?.items);
+    }
+    let (pods, labels) = (&pods, &cluster.selector());
+    let read = (0..wanted).map(|ordinal| async move {
+        let name = format!("{}-{ordinal}", cluster.name);
+        let pod = bounded(|| format!("reading pod {name}"), pods.get_opt(&name)).await?;
+        // Somebody else's pod may bear the name.
+        Ok(pod.filter(|pod| labels.iter().all(|(key, value)| pod.labels().get(key) == Some(value))))
+    });
+    Ok(try_join_all(read).await?.into_iter().flatten().collect())
+}
+
+/// Why the StatefulSet controller could not create a pod, as it said last.
+async fn newest_refusal(client: &Client, namespace: &str, uid: &str) -> Result<Option<Refusal>, CallError> {
     let events = Api::<Event>::namespaced(client.clone(), namespace);
     let params = ListParams::default()
         .fields(&format!("involvedObject.uid={uid},reason=FailedCreate"))
         .limit(MOST_PODS);
-    Ok(bounded(|| "listing events".into(), events.list(&params)).await?.items)
+    let events = bounded(|| "listing events".into(), events.list(&params)).await?.items;
+    Ok(events.iter().map(Refusal::from).max_by_key(|refusal| refusal.at))
 }
 
 /// A call that takes [`CALL_TIMEOUT`] at most.

@@ -6,12 +6,13 @@
 use std::ops::RangeInclusive;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Event, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt as _;
 
 use crate::api::names::CONTAINER;
 use crate::api::reasons;
 
+use super::refusals::Refusal;
 use super::shortened;
 
 /// A pod's grace period, in seconds, where it states none.
@@ -85,17 +86,14 @@ pub struct Cause {
     pub message: String,
 }
 
-/// Why the StatefulSet controller could not create a pod, from what its events say. A refusal that is older than a pod
-/// is over.
-pub fn not_created(refusals: &[Event], pods: &[Pod]) -> Option<Cause> {
-    let newest = refusals.iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
-    let refused = newest.last_timestamp.as_ref().map(|time| time.0);
+/// Why the StatefulSet controller could not create a pod. A refusal that is older than a pod is over.
+pub fn not_created(refusal: &Refusal, pods: &[Pod]) -> Option<Cause> {
     let created =
         pods.iter().filter_map(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0)).max();
-    if created > refused {
+    if created > refusal.at {
         return None;
     }
-    let said = newest.message.as_deref().unwrap_or_default();
+    let said = &refusal.said;
     let reason = if said.contains("exceeded quota") { Reason::QuotaExceeded } else { Reason::PodsRefused };
     Some(Cause { reason, message: told(said) })
 }

@@ -128,7 +128,7 @@ async fn the_first_reconciliation_makes_all_and_the_second_nothing() {
 
     // The status as the first one wrote it, for what exists now.
     let validated = ValidatedCluster::try_from(&cluster).unwrap();
-    let observed = observe(&server.client(), &validated).await;
+    let observed = observe(&server.client(), &Refusals::default(), &validated).await;
     let plan = plan(&validated, &observed);
     let applied = apply(&server.client(), &validated, plan, observed).await;
     cluster.status = Some(status::status(
@@ -257,6 +257,38 @@ async fn a_cluster_that_is_being_deleted_is_left_to_garbage_collection() {
     assert_eq!(server.writes(), Vec::<String>::new());
 }
 
+/// What the API server takes longer for the more there is, a list, is not asked for on behalf of one cluster.
+#[tokio::test]
+async fn why_pods_are_missing_is_told_without_a_list() {
+    let server = Server::default();
+    reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
+    let pod = json!({"metadata": {"name": "my-cluster-0", "labels": crate::objects::labels("my-cluster")}});
+    let of_another = json!({"metadata": {"name": "my-cluster-1"}, "status": {"phase": "Failed"}});
+    {
+        let mut objects = server.objects.lock().unwrap();
+        let set = objects.get_mut(SET).unwrap();
+        set["metadata"]["uid"] = json!("u-2");
+        set["status"] = json!({"observedGeneration": 1, "replicas": 1});
+        objects.insert("/api/v1/namespaces/t/pods/my-cluster-0".into(), pod);
+        objects.insert("/api/v1/namespaces/t/pods/my-cluster-1".into(), of_another);
+    }
+    let (context, refused) = (server.context(), "exceeded quota: gpus");
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"uid": "u-2"}, "message": refused});
+    let event: Event = serde_json::from_value(event).unwrap();
+    for told in [watcher::Event::Init, watcher::Event::InitApply(event), watcher::Event::InitDone] {
+        context.refusals.take(&told);
+    }
+    server.requests.lock().unwrap().clear();
+    reconcile_readable(&context, &cluster(2), now()).await.unwrap();
+    let requests = server.requests.lock().unwrap();
+    let lists = |(line, _): &&(String, Value)| line.starts_with("GET ") && line.contains("Selector=");
+    assert_eq!(requests.iter().find(lists), None);
+    let (_, status) = requests.iter().find(|(line, _)| *line == status_patch()).unwrap();
+    assert!(status.to_string().contains(refused), "{status}");
+    // That of another is no cause, whatever is wrong with it.
+    assert!(!status.to_string().contains("my-cluster-1"), "{status}");
+}
+
 #[tokio::test]
 async fn a_statefulset_of_another_is_not_written() {
     let server = Server::default();
@@ -350,7 +382,8 @@ async fn waits_stay_below_a_minute_and_start_anew_after_a_success(
     #[case] expected: [u64; 8],
 ) {
     let server = Server { fails: Some(("PATCH", SET, code)), ..Server::default() };
-    let kept = Arc::new(Kept(DeserializeGuard(Ok(cluster(2)))));
+    let kept: Arc<Kept> =
+        Arc::new(serde_json::from_value(serde_json::to_value(cluster(2)).unwrap()).unwrap());
     let failing = Arc::new(server.context());
     for seconds in expected {
         let error = reconcile(Arc::clone(&kept), Arc::clone(&failing)).await.unwrap_err();

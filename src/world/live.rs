@@ -26,13 +26,13 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use k8s_openapi::api::core::v1::LimitRange;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{ListParams, PostParams};
-use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until, timeout};
 use webhook::review::User;
 
+use crate::api::guarded::Guarded;
 use crate::policy::Scaler;
 use crate::telemetry::LiveReads;
 
@@ -311,7 +311,7 @@ impl Reader {
         namespace: &str,
         what: &str,
     ) -> impl Future<Output = Result<Vec<K>, LiveError>> + use<K> {
-        let api = Api::<DeserializeGuard<K>>::namespaced(self.client.clone(), namespace);
+        let api = Api::<Guarded<K>>::namespaced(self.client.clone(), namespace);
         let (reader, what) = (self.clone(), what.to_owned());
         let read = async move {
             match api.list(&ListParams::default()).await {

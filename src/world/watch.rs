@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, pending};
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch::Sender;
 use tracing::{info, warn};
 
+use crate::api::guarded::Guarded;
 use crate::api::names::{LABEL_ADMISSION, SCALED_OBJECT_CRD, selector_of_all};
 use crate::pace::{self, Steady};
 use crate::policy::{Mode, Scaler};
@@ -315,17 +316,17 @@ async fn scalers(client: Client, world: Arc<World>, synced: &Sender<Synced>) {
 fn events<K>(
     client: Client,
     which: watcher::Config,
-) -> impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send
+) -> impl Stream<Item = watcher::Result<Event<Guarded<K>>>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    watcher(Api::<DeserializeGuard<K>>::all(client), which).backoff(Steady)
+    watcher(Api::<Guarded<K>>::all(client), which).backoff(Steady)
 }
 
 /// Puts the events of one watch into the index.
 async fn feed<K, S>(
     sink: S,
-    events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>,
+    events: impl Stream<Item = watcher::Result<Event<Guarded<K>>>>,
     synced: &Sender<Synced>,
 ) where
     K: Resource<DynamicType = ()>,
@@ -364,7 +365,7 @@ async fn feed<K, S>(
     }
 }
 
-fn read<K, S>(sink: &S, object: &DeserializeGuard<K>) -> (Key, Option<S::Fact>)
+fn read<K, S>(sink: &S, object: &Guarded<K>) -> (Key, Option<S::Fact>)
 where
     K: Resource<DynamicType = ()>,
     S: Sink<K>,
@@ -380,7 +381,7 @@ where
     }
 }
 
-fn key_of<K: Resource<DynamicType = ()>>(object: &DeserializeGuard<K>) -> Key {
+fn key_of<K: Resource<DynamicType = ()>>(object: &Guarded<K>) -> Key {
     Key::new(object.namespace().unwrap_or_default(), object.name_any())
 }
 
@@ -392,7 +393,7 @@ mod tests {
     use super::super::scope::Scope;
     use super::*;
 
-    fn hpa(name: &str, target: &Value) -> DeserializeGuard<HpaPart> {
+    fn hpa(name: &str, target: &Value) -> Guarded<HpaPart> {
         let target = json!({"apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": target});
         let object = json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"scaleTargetRef": target, "maxReplicas": 5}});
         serde_json::from_value(object).unwrap()
@@ -402,7 +403,7 @@ mod tests {
     async fn hpas_are_known_once_listed_and_follow_their_events() {
         let world = Arc::new(World::default());
         let (synced, seen) = tokio::sync::watch::channel(Synced::default());
-        let on = async |events: Vec<Event<DeserializeGuard<HpaPart>>>| {
+        let on = async |events: Vec<Event<Guarded<HpaPart>>>| {
             feed(Hpas(Arc::clone(&world)), stream::iter(events.into_iter().map(Ok)), &synced).await;
             ["a", "b"].map(|cluster| {
                 let hpas = world.target("n", cluster).hpas;
@@ -443,10 +444,10 @@ mod tests {
         let target = json!({"apiVersion": "training.distributed-inference.io/v1alpha1", "kind": "VLLMCluster", "name": "a"});
         let mut object =
             json!({"metadata": {"name": "q", "namespace": "n"}, "spec": {"scaleTargetRef": target}});
-        let here: DeserializeGuard<ScaledObjectPart> = serde_json::from_value(object.clone()).unwrap();
+        let here: Guarded<ScaledObjectPart> = serde_json::from_value(object.clone()).unwrap();
         object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        let going: DeserializeGuard<ScaledObjectPart> = serde_json::from_value(object).unwrap();
-        let on = async |events: Vec<Event<DeserializeGuard<ScaledObjectPart>>>| {
+        let going: Guarded<ScaledObjectPart> = serde_json::from_value(object).unwrap();
+        let on = async |events: Vec<Event<Guarded<ScaledObjectPart>>>| {
             feed(Scalers(Arc::clone(&world)), stream::iter(events.into_iter().map(Ok)), &synced).await;
             let target = world.target("n", "a");
             (target.scalers.len(), target.leaving.len())

@@ -122,33 +122,28 @@ fn a_going_pod_is_no_fault() {
     assert_eq!(cause(&[going], 100).unwrap().reason, Reason::Terminating);
 }
 
-fn refusal(second: u32, message: &str) -> Event {
-    let at = format!("2026-01-01T00:00:{second:02}Z");
-    serde_json::from_value(
-        json!({"metadata": {}, "involvedObject": {}, "lastTimestamp": at, "message": message}),
-    )
-    .unwrap()
+fn refusal(second: u32, said: &str) -> Refusal {
+    let at = format!("2026-01-01T00:00:{second:02}Z").parse().unwrap();
+    Refusal { at: Some(at), said: said.to_owned() }
 }
 
 #[test]
-fn the_newest_refusal_of_the_api_server_is_told() {
-    let quota = "create Pod a-1 in StatefulSet a failed error: pods \"a-1\" is forbidden: exceeded quota: q";
-    let policy = "create Pod a-1 failed";
-    let (quota, policy) = (refusal(1, quota), refusal(2, policy));
-    let told = |refusals: &[&Event]| {
-        let refusals: Vec<_> = refusals.iter().copied().cloned().collect();
-        not_created(&refusals, &[]).map(|cause| (cause.reason, cause.message))
-    };
-    let message = |event: &Event| event.message.clone().unwrap();
-    assert_eq!(told(&[]), None);
-    assert_eq!(told(&[&quota]), Some((Reason::QuotaExceeded, message(&quota))));
-    assert_eq!(told(&[&policy, &quota]), Some((Reason::PodsRefused, message(&policy))));
+fn a_quota_is_told_from_other_refusals() {
+    for (said, reason) in [
+        (
+            "create Pod a-1 in StatefulSet a failed error: pods \"a-1\" is forbidden: exceeded quota: q",
+            Reason::QuotaExceeded,
+        ),
+        ("create Pod a-1 failed", Reason::PodsRefused),
+    ] {
+        assert_eq!(not_created(&refusal(1, said), &[]), Some(Cause { reason, message: said.to_owned() }));
+    }
 }
 
 #[test]
 fn a_refusal_that_is_older_than_a_pod_is_over() {
     let refused =
-        |second| not_created(&[refusal(30, "exceeded quota")], &[created(10), created(second)]).is_some();
+        |second| not_created(&refusal(30, "exceeded quota"), &[created(10), created(second)]).is_some();
     assert!(refused(29) && refused(30) && !refused(31));
 }
 

@@ -53,8 +53,8 @@ impl Asked {
             })
     }
 
-    /// The event of a change, for one who asks so.
-    fn event(&self, Change { path, before, after }: &Change, version: usize) -> Option<Value> {
+    /// The line of a change, for one who asks so. Its type stands first, as in what the real one writes.
+    fn event(&self, Change { path, before, after }: &Change, version: usize) -> Option<String> {
         let asked = |object: &Option<Value>| object.clone().filter(|object| self.has(path, object));
         let (kind, mut object) = match (asked(before), asked(after)) {
             (None, None) => return None,
@@ -63,7 +63,7 @@ impl Asked {
             (Some(old), None) => ("DELETED", old),
         };
         object["metadata"]["resourceVersion"] = json!(version.to_string());
-        Some(json!({"type": kind, "object": object}))
+        Some(format!(r#"{{"type":"{kind}","object":{object}}}"#) + "\n")
     }
 }
 
@@ -103,13 +103,13 @@ impl ApiServer {
         let events =
             futures::stream::unfold(start, move |(server, mut told, asked, mut next, open)| async move {
                 let from = open?;
-                let told_of = |event: &Value| Ok::<_, Infallible>(format!("{event}\n"));
+                let told_of = |line: String| Ok::<_, Infallible>(line);
                 loop {
                     let change = server.store().changes.get(next).cloned();
                     if let Some(change) = change {
                         next += 1;
                         let Some(event) = asked.event(&change, next) else { continue };
-                        return Some((told_of(&event), (server, told, asked, next, open)));
+                        return Some((told_of(event), (server, told, asked, next, open)));
                     }
                     let changed = async { told.changed().await.ok() };
                     let Some(end) = end else {
@@ -124,7 +124,10 @@ impl ApiServer {
                             let metadata = json!({"resourceVersion": next.to_string()});
                             let object = json!({"kind": "Any", "apiVersion": "v1", "metadata": metadata});
                             let bookmark = json!({"type": "BOOKMARK", "object": object});
-                            return Some((told_of(&bookmark), (server, told, asked, next, None)));
+                            return Some((
+                                told_of(format!("{bookmark}\n")),
+                                (server, told, asked, next, None),
+                            ));
                         }
                     }
                 }
