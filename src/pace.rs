@@ -25,9 +25,13 @@ const REPEAT_CEILING: Duration = Duration::from_secs(4);
 /// How often such a request is sent again before it has failed.
 const REPEATS: u32 = 5;
 
+/// Objects that one answer to a list brings. Little is kept of each, but the answer is held whole, and a dozen lists begin
+/// together when the operator starts.
+const PAGE: u32 = 100;
+
 /// A watch of everything, to be narrowed.
 pub fn watching() -> watcher::Config {
-    watcher::Config::default().timeout(WATCH_SECONDS)
+    watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE)
 }
 
 /// When a client sends a request again by itself. kube's own waits double up to a quarter of an hour: whoever met a long

@@ -91,9 +91,9 @@ mod tests {
         sent.status = Some(crate::api::VLLMClusterStatus { replicas: 2, ..Default::default() });
         let mut object = serde_json::to_value(&sent).unwrap();
         object["metadata"]["annotations"] = json!({"a": "b"});
+        object["metadata"]["labels"] = json!({"a": "b"});
         object["metadata"]["managedFields"] = json!([{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}]);
         let kept: Kept = serde_json::from_value(object).unwrap();
-        sent.metadata.labels = None;
         assert_eq!(kept.read().unwrap(), sent);
     }
 

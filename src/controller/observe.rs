@@ -2,6 +2,7 @@
 //!
 //! Architecture invariant: reads alone, and nothing is decided from them here. A read that fails keeps back no other.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -78,31 +79,36 @@ async fn cause(
     if count("/status/readyReplicas") >= wanted {
         return Ok(None);
     }
-    let pods = pods_of(client, cluster, wanted).await?;
+    let first = count("/spec/ordinals/start");
+    let pods = pods_of(client, cluster, first..first.saturating_add(wanted)).await?;
     let seen = count("/status/observedGeneration") >= count("/metadata/generation");
     if seen && count("/status/replicas") < wanted {
         let uid = set["metadata"]["uid"].as_str().unwrap_or_default();
-        let refusal = match refusals.of(uid) {
+        let refusal = match refusals.of(&cluster.namespace, uid) {
             Ok(refusal) => refusal,
             Err(NotListed) => newest_refusal(client, &cluster.namespace, uid).await?,
         };
-        if let Some(cause) = refusal.and_then(|refusal| pods::not_created(&refusal, &pods)) {
-            return Ok(Some(cause));
+        if let Some(refusal) = refusal.filter(|refusal| pods::is_in_force(refusal, &pods)) {
+            return Ok(Some(refusal.cause));
         }
     }
     Ok(pods::cause(&pods, startup_seconds(&cluster.spec)))
 }
 
-/// The cluster's pods.
-async fn pods_of(client: &Client, cluster: &ValidatedCluster, wanted: i64) -> Result<Vec<Pod>, CallError> {
+/// The cluster's pods of these ordinals; of all, if they are many.
+async fn pods_of(
+    client: &Client,
+    cluster: &ValidatedCluster,
+    ordinals: Range<i64>,
+) -> Result<Vec<Pod>, CallError> {
     let pods = Api::<Pod>::namespaced(client.clone(), &cluster.namespace);
-    if wanted > FEW_PODS {
+    if ordinals.end - ordinals.start > FEW_PODS {
         let params = ListParams::default().labels(&selector(&cluster.name)).limit(MOST_PODS);
         let what = || format!("listing pods of {}", cluster.name);
         return Ok(bounded(what, pods.list(&params)).await?.items);
     }
     let (pods, labels) = (&pods, &cluster.selector());
-    let read = (0..wanted).map(|ordinal| async move {
+    let read = ordinals.map(|ordinal| async move {
         let name = format!("{}-{ordinal}", cluster.name);
         let pod = bounded(|| format!("reading pod {name}"), pods.get_opt(&name)).await?;
         // Somebody else's pod may bear the name.
@@ -118,7 +124,7 @@ async fn newest_refusal(client: &Client, namespace: &str, uid: &str) -> Result<O
         .fields(&format!("involvedObject.uid={uid},reason=FailedCreate"))
         .limit(MOST_PODS);
     let events = bounded(|| "listing events".into(), events.list(&params)).await?.items;
-    Ok(events.iter().map(Refusal::from).max_by_key(|refusal| refusal.at))
+    Ok(events.iter().map(Refusal::from).max())
 }
 
 /// A call that takes [`CALL_TIMEOUT`] at most.

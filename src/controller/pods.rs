@@ -78,7 +78,7 @@ impl Reason {
 }
 
 /// The most urgent cause among a cluster's pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cause {
     /// What it is.
     pub reason: Reason,
@@ -86,16 +86,16 @@ pub struct Cause {
     pub message: String,
 }
 
-/// Why the StatefulSet controller could not create a pod. A refusal that is older than a pod is over.
-pub fn not_created(refusal: &Refusal, pods: &[Pod]) -> Option<Cause> {
-    let created =
-        pods.iter().filter_map(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0)).max();
-    if created > refusal.at {
-        return None;
-    }
-    let said = &refusal.said;
+/// Why the StatefulSet controller could not create a pod, as it says itself.
+pub fn refused(said: &str) -> Cause {
     let reason = if said.contains("exceeded quota") { Reason::QuotaExceeded } else { Reason::PodsRefused };
-    Some(Cause { reason, message: told(said) })
+    Cause { reason, message: told(said) }
+}
+
+/// Whether a refusal is younger than every pod. One that is older is over.
+pub fn is_in_force(refusal: &Refusal, pods: &[Pod]) -> bool {
+    let created = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    pods.iter().filter_map(created).max() <= refusal.at
 }
 
 /// The most urgent cause among pods that are not ready; of equal ones, that of the lowest ordinal. `None`: all are.

@@ -13,24 +13,29 @@ use k8s_openapi::api::core::v1::Event;
 use kube::ResourceExt as _;
 use kube::runtime::watcher;
 
-/// What an event says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use super::pods::{self, Cause};
+
+/// What an event says. Of two, the newer is the greater; of equally old ones that of the later name, whichever came first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refusal {
     /// When it was said last.
     pub at: Option<Timestamp>,
+    event: String,
     /// Why.
-    pub said: String,
+    pub cause: Cause,
 }
 
 impl From<&Event> for Refusal {
     fn from(event: &Event) -> Self {
         let at = event.last_timestamp.as_ref().map(|time| time.0);
-        Self { at, said: event.message.clone().unwrap_or_default() }
+        let cause = pods::refused(event.message.as_deref().unwrap_or_default());
+        Self { at, event: event.name_any(), cause }
     }
 }
 
-/// The newest refusal of each StatefulSet, by its uid, and the event's own name.
-type Newest = HashMap<String, (String, Refusal)>;
+/// The newest refusal of each StatefulSet, by the namespace of the event and the StatefulSet's uid. Whoever writes events in one
+/// namespace has no word in another.
+type Newest = HashMap<(String, String), Refusal>;
 
 /// The refusals that are known.
 #[derive(Debug, Default)]
@@ -44,12 +49,19 @@ struct Known {
     listing: Newest,
 }
 
+/// The events have not been listed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotListed;
+
 impl Refusals {
-    /// The newest of a StatefulSet; an error if it is not known yet whether there is one.
-    pub fn of(&self, uid: &str) -> Result<Option<Refusal>, NotListed> {
+    /// The newest of a StatefulSet.
+    ///
+    /// # Errors
+    /// If it is not known yet whether there is one.
+    pub fn of(&self, namespace: &str, uid: &str) -> Result<Option<Refusal>, NotListed> {
         let known = self.known();
         let newest = known.newest.as_ref().ok_or(NotListed)?;
-        Ok(newest.get(uid).map(|(_, refusal)| refusal.clone()))
+        Ok(newest.get(&(namespace.to_owned(), uid.to_owned())).cloned())
     }
 
     /// Takes in what the watch tells.
@@ -58,19 +70,14 @@ impl Refusals {
         let Known { newest, listing } = &mut *known;
         match told {
             watcher::Event::Init => listing.clear(),
-            watcher::Event::InitApply(event) => put(listing, event),
+            watcher::Event::InitApply(event) => {
+                put(listing, event);
+                // Whose cluster is looked at before the list has ended.
+                newest.iter_mut().for_each(|newest| put(newest, event));
+            }
             watcher::Event::InitDone => *newest = Some(std::mem::take(listing)),
-            watcher::Event::Apply(event) => {
-                if let Some(newest) = newest {
-                    put(newest, event);
-                }
-            }
-            watcher::Event::Delete(event) => {
-                let (Some(newest), Some(uid)) = (newest, &event.involved_object.uid) else { return };
-                if newest.get(uid).is_some_and(|(name, _)| *name == event.name_any()) {
-                    newest.remove(uid);
-                }
-            }
+            watcher::Event::Apply(event) => newest.iter_mut().for_each(|newest| put(newest, event)),
+            watcher::Event::Delete(event) => newest.iter_mut().for_each(|newest| remove(newest, event)),
         }
     }
 
@@ -80,15 +87,22 @@ impl Refusals {
     }
 }
 
-/// The events have not been listed yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotListed;
+/// Which StatefulSet an event is about; `None` if it does not say.
+fn key(event: &Event) -> Option<(String, String)> {
+    Some((event.namespace().unwrap_or_default(), event.involved_object.uid.clone()?))
+}
 
 fn put(newest: &mut Newest, event: &Event) {
-    let Some(uid) = &event.involved_object.uid else { return };
-    let refusal = Refusal::from(event);
-    if newest.get(uid).is_none_or(|(_, before)| before.at <= refusal.at) {
-        newest.insert(uid.clone(), (event.name_any(), refusal));
+    let (Some(key), refusal) = (key(event), Refusal::from(event)) else { return };
+    if newest.get(&key).is_none_or(|before| before.event == refusal.event || *before < refusal) {
+        newest.insert(key, refusal);
+    }
+}
+
+fn remove(newest: &mut Newest, event: &Event) {
+    let Some(key) = key(event) else { return };
+    if newest.get(&key).is_some_and(|newest| newest.event == event.name_any()) {
+        newest.remove(&key);
     }
 }
 
@@ -101,47 +115,65 @@ mod tests {
 
     fn event(name: &str, uid: &str, second: u32) -> Event {
         serde_json::from_value(json!({
-            "metadata": {"name": name}, "involvedObject": {"uid": uid}, "message": name,
+            "metadata": {"namespace": "t", "name": name}, "involvedObject": {"uid": uid}, "message": name,
             "lastTimestamp": format!("2026-01-01T00:00:{second:02}Z"),
         }))
         .unwrap()
     }
 
-    fn said(refusals: &Refusals, uid: &str) -> Option<String> {
-        refusals.of(uid).unwrap().map(|refusal| refusal.said)
+    fn told(refusals: &Refusals, uid: &str) -> Option<String> {
+        refusals.of("t", uid).unwrap().map(|refusal| refusal.cause.message)
     }
 
     #[test]
     fn none_is_known_before_all_are_listed() {
         let refusals = Refusals::default();
-        for told in [Init, InitApply(event("a", "u", 1))] {
-            refusals.take(&told);
-            assert_eq!(refusals.of("u"), Err(NotListed));
+        for listed in [Init, InitApply(event("a", "u", 1))] {
+            refusals.take(&listed);
+            assert_eq!(refusals.of("t", "u"), Err(NotListed));
         }
         refusals.take(&InitDone);
-        assert_eq!((said(&refusals, "u").as_deref(), said(&refusals, "other")), (Some("a"), None));
-        // While it is listed anew, what was known is.
+        assert_eq!((told(&refusals, "u").as_deref(), told(&refusals, "other")), (Some("a"), None));
+        // While they are listed anew, what was known is, and what is new.
         refusals.take(&Init);
-        assert_eq!(said(&refusals, "u").as_deref(), Some("a"));
+        refusals.take(&InitApply(event("b", "v", 1)));
+        assert_eq!(
+            (told(&refusals, "u").as_deref(), told(&refusals, "v").as_deref()),
+            (Some("a"), Some("b"))
+        );
         refusals.take(&InitDone);
-        assert_eq!(said(&refusals, "u"), None);
+        assert_eq!((told(&refusals, "u").as_deref(), told(&refusals, "v").as_deref()), (None, Some("b")));
     }
 
     #[test]
     fn the_newest_counts_until_it_is_gone() {
         let refusals = Refusals::default();
-        [Init, InitDone].iter().for_each(|told| refusals.take(told));
-        for (told, expected) in [
+        [Init, InitDone].iter().for_each(|listed| refusals.take(listed));
+        let mut elsewhere = event("z", "u", 9);
+        elsewhere.metadata.namespace = Some("of-another".into());
+        for (told_of, expected) in [
             (Apply(event("b", "u", 2)), Some("b")),
             (Apply(event("a", "u", 1)), Some("b")),
             (Apply(event("c", "u", 3)), Some("c")),
             (Apply(event("d", "v", 9)), Some("c")),
+            (Apply(elsewhere.clone()), Some("c")),
+            (Delete(elsewhere), Some("c")),
             // The events of a StatefulSet go by their age.
             (Delete(event("b", "u", 2)), Some("c")),
             (Delete(event("c", "u", 3)), None),
         ] {
-            refusals.take(&told);
-            assert_eq!(said(&refusals, "u").as_deref(), expected, "{told:?}");
+            refusals.take(&told_of);
+            assert_eq!(told(&refusals, "u").as_deref(), expected, "{told_of:?}");
+        }
+    }
+
+    #[test]
+    fn of_equally_old_ones_the_order_of_arrival_does_not_count() {
+        for names in [["a", "b"], ["b", "a"]] {
+            let refusals = Refusals::default();
+            [Init, InitDone].iter().for_each(|listed| refusals.take(listed));
+            names.iter().for_each(|name| refusals.take(&Apply(event(name, "u", 1))));
+            assert_eq!(told(&refusals, "u").as_deref(), Some("b"));
         }
     }
 }

@@ -257,36 +257,85 @@ async fn a_cluster_that_is_being_deleted_is_left_to_garbage_collection() {
     assert_eq!(server.writes(), Vec::<String>::new());
 }
 
-/// What the API server takes longer for the more there is, a list, is not asked for on behalf of one cluster.
+/// Of one cluster no list is asked for: it takes the API server longer the more there is of others.
 #[tokio::test]
 async fn why_pods_are_missing_is_told_without_a_list() {
     let server = Server::default();
     reconcile_readable(&server.context(), &cluster(2), now()).await.unwrap();
-    let pod = json!({"metadata": {"name": "my-cluster-0", "labels": crate::objects::labels("my-cluster")}});
-    let of_another = json!({"metadata": {"name": "my-cluster-1"}, "status": {"phase": "Failed"}});
+    let failed = json!({"phase": "Failed", "reason": "Evicted"});
+    let ours = json!({"metadata": {"name": "my-cluster-0", "labels": crate::objects::labels("my-cluster")}, "status": failed});
+    let of_another = json!({"metadata": {"name": "my-cluster-1"}, "status": failed});
     {
         let mut objects = server.objects.lock().unwrap();
         let set = objects.get_mut(SET).unwrap();
         set["metadata"]["uid"] = json!("u-2");
         set["status"] = json!({"observedGeneration": 1, "replicas": 1});
-        objects.insert("/api/v1/namespaces/t/pods/my-cluster-0".into(), pod);
+        objects.insert("/api/v1/namespaces/t/pods/my-cluster-0".into(), ours);
         objects.insert("/api/v1/namespaces/t/pods/my-cluster-1".into(), of_another);
     }
-    let (context, refused) = (server.context(), "exceeded quota: gpus");
-    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"uid": "u-2"}, "message": refused});
+    let said = "exceeded quota: gpus";
+    let event = json!({"metadata": {"namespace": "t", "name": "e"}, "involvedObject": {"uid": "u-2"}, "message": said});
     let event: Event = serde_json::from_value(event).unwrap();
-    for told in [watcher::Event::Init, watcher::Event::InitApply(event), watcher::Event::InitDone] {
-        context.refusals.take(&told);
+    let context = server.context();
+    for (told, expected) in [
+        (vec![watcher::Event::Init, watcher::Event::InitDone], "pod my-cluster-0: it has ended: Evicted"),
+        (vec![watcher::Event::Apply(event)], said),
+    ] {
+        told.iter().for_each(|told| context.refusals.take(told));
+        server.requests.lock().unwrap().clear();
+        reconcile_readable(&context, &cluster(2), now()).await.unwrap();
+        let requests = server.requests.lock().unwrap();
+        let lists = |(line, _): &&(String, Value)| line.starts_with("GET ") && line.contains("Selector=");
+        assert_eq!(requests.iter().find(lists), None);
+        let (_, status) = requests.iter().find(|(line, _)| *line == status_patch()).unwrap();
+        let ready = status["status"]["conditions"][0]["message"].as_str().unwrap();
+        assert!(ready.ends_with(&format!("; {expected}")), "{ready}");
     }
-    server.requests.lock().unwrap().clear();
-    reconcile_readable(&context, &cluster(2), now()).await.unwrap();
-    let requests = server.requests.lock().unwrap();
-    let lists = |(line, _): &&(String, Value)| line.starts_with("GET ") && line.contains("Selector=");
-    assert_eq!(requests.iter().find(lists), None);
-    let (_, status) = requests.iter().find(|(line, _)| *line == status_patch()).unwrap();
-    assert!(status.to_string().contains(refused), "{status}");
-    // That of another is no cause, whatever is wrong with it.
-    assert!(!status.to_string().contains("my-cluster-1"), "{status}");
+}
+
+/// What the StatefulSet controller says comes by the watch, and is asked for no more once that has begun.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_is_said_is_told() {
+    let server = api_server::ApiServer::with(&cluster(2));
+    reconcile_readable(&server.context(), &server.cluster(), now()).await.unwrap();
+    let mut uid = Value::Null;
+    server.edit(SET, |set| {
+        uid = set["metadata"]["uid"].clone();
+        set["status"] = json!({"observedGeneration": set["metadata"]["generation"], "replicas": 0});
+    });
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let client = {
+        let (server, asked) = (server.clone(), Arc::clone(&asked));
+        let service = tower::service_fn(move |request: Request<Body>| {
+            asked.lock().unwrap().push(request.uri().path().to_owned());
+            let server = server.clone();
+            async move { Ok::<_, Infallible>(server.answer(request).await) }
+        });
+        Client::new(service, "default")
+    };
+    let (_changed, none) = tokio::sync::mpsc::unbounded_channel();
+    let metrics = Metrics::default().controller;
+    let running = run(client, Arc::default(), none, metrics, CancellationToken::new());
+    let _running = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(running));
+    for said in ["exceeded quota: first", "exceeded quota: second"] {
+        server.edit("/api/v1/namespaces/t/events/e", |event| {
+            *event = json!({
+                "metadata": {"namespace": "t", "name": "e"}, "message": said, "lastTimestamp": "2026-01-01T00:00:00Z",
+                "involvedObject": {"namespace": "t", "name": "my-cluster", "uid": uid},
+            });
+        });
+        let told = async {
+            while !server.stored()["status"].to_string().contains(said) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), told).await.expect(said);
+        if said.ends_with("second") {
+            let asked = asked.lock().unwrap();
+            assert!(!asked.iter().any(|path| path.ends_with("/namespaces/t/events")), "{asked:?}");
+        }
+        asked.lock().unwrap().clear();
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use operator::operator_binary;
+pub use operator::{PROFILE, operator_binary};
 
 /// The version that the Kubernetes parts are built from, as their `go.mod` says.
 pub const KUBERNETES_VERSION: &str = "1.37.2";

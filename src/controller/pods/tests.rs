@@ -1,5 +1,6 @@
 //! Causes of pods as the API server shows them.
 
+use k8s_openapi::api::core::v1::Event;
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -122,11 +123,6 @@ fn a_going_pod_is_no_fault() {
     assert_eq!(cause(&[going], 100).unwrap().reason, Reason::Terminating);
 }
 
-fn refusal(second: u32, said: &str) -> Refusal {
-    let at = format!("2026-01-01T00:00:{second:02}Z").parse().unwrap();
-    Refusal { at: Some(at), said: said.to_owned() }
-}
-
 #[test]
 fn a_quota_is_told_from_other_refusals() {
     for (said, reason) in [
@@ -136,15 +132,16 @@ fn a_quota_is_told_from_other_refusals() {
         ),
         ("create Pod a-1 failed", Reason::PodsRefused),
     ] {
-        assert_eq!(not_created(&refusal(1, said), &[]), Some(Cause { reason, message: said.to_owned() }));
+        assert_eq!(refused(said), Cause { reason, message: said.to_owned() });
     }
 }
 
 #[test]
 fn a_refusal_that_is_older_than_a_pod_is_over() {
-    let refused =
-        |second| not_created(&refusal(30, "exceeded quota"), &[created(10), created(second)]).is_some();
-    assert!(refused(29) && refused(30) && !refused(31));
+    let event = json!({"metadata": {}, "involvedObject": {}, "lastTimestamp": "2026-01-01T00:00:30Z"});
+    let event: Event = serde_json::from_value(event).unwrap();
+    let in_force = |second| is_in_force(&Refusal::from(&event), &[created(10), created(second)]);
+    assert!(in_force(29) && in_force(30) && !in_force(31));
 }
 
 fn created(second: u32) -> Pod {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::bench_abuse::{self, BenchAbuse};
-use crate::parts::operator_binary;
+use crate::parts::{PROFILE, operator_binary};
 use crate::plane::{Plane, PlaneOptions};
 
 use load::Tally;
@@ -137,7 +137,7 @@ pub fn main(bench: &BenchAvailability) -> anyhow::Result<()> {
             println!("{row}");
             broken += usize::from(!row.holds());
         }
-        println!("build: {}", if cfg!(debug_assertions) { "debug" } else { "release" });
+        println!("build: {}", PROFILE);
         anyhow::ensure!(broken == 0, "{broken} rows are broken");
         Ok(())
     })

@@ -24,7 +24,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::parts::operator_binary;
+use crate::parts::{PROFILE, operator_binary};
 use crate::plane::install_crypto;
 use api_server::ApiServer;
 use attack::{Attack, Kind, Tally};
@@ -181,7 +181,7 @@ pub fn main(bench: &BenchAbuse) -> anyhow::Result<()> {
     let program = operator_binary()?;
     println!("{}", head());
     let rows = measure(&program, extent, |row| println!("{row}"))?;
-    println!("build: {}", if cfg!(debug_assertions) { "debug" } else { "release" });
+    println!("build: {}", PROFILE);
     let faults: Vec<_> = rows.iter().flat_map(Row::faults).collect();
     anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use vllm_operator::api::VLLMCluster;
 
 use crate::bench_abuse::calls::within;
-use crate::parts::{Binaries, Part, operator_binary};
+use crate::parts::{Binaries, PROFILE, Part, operator_binary};
 use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, PlaneOptions};
 use crate::{addons, objects};
@@ -121,7 +121,7 @@ pub fn main(bench: &BenchAdmission) -> anyhow::Result<()> {
         runtime.block_on(measure(&own, &program, &extent))
     })??;
     println!("{}", figures.table());
-    println!("build: {}", if cfg!(debug_assertions) { "debug" } else { "release" });
+    println!("build: {}", PROFILE);
     if let Some(path) = &bench.json {
         std::fs::write(path, serde_json::to_vec_pretty(&figures)?)?;
     }

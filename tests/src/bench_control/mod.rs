@@ -24,7 +24,7 @@ use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::parts::{Binaries, Part, operator_binary};
+use crate::parts::{Binaries, PROFILE, Part, operator_binary};
 use crate::plane::{Plane, PlaneOptions, trying_again};
 use crate::{addons, hollow, objects};
 
@@ -78,7 +78,7 @@ pub fn main(bench: BenchControl) -> anyhow::Result<()> {
                 Measured::Many(many) => println!("{}\n", many::measure(testbed, &many).await?),
             }
         }
-        println!("{:<34}{}", "build", if cfg!(debug_assertions) { "debug" } else { "release" });
+        println!("{:<34}{}", "build", PROFILE);
         Ok(())
     })
 }

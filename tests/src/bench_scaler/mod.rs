@@ -18,7 +18,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::addons;
-use crate::parts::operator_binary;
+use crate::parts::{PROFILE, operator_binary};
 use crate::plane::{Plane, PlaneOptions};
 
 /// Options of `bench-scaler`.
@@ -58,7 +58,7 @@ pub fn main(bench: BenchScaler) -> anyhow::Result<()> {
             plane.stop().await?;
             println!();
         }
-        println!("{:<34}{}", "build", if cfg!(debug_assertions) { "debug" } else { "release" });
+        println!("{:<34}{}", "build", PROFILE);
         Ok(())
     })
 }

@@ -8,6 +8,9 @@ use std::process::{Command, Stdio};
 
 use super::PartsError;
 
+/// Cargo's profile of the operator: what is measured is what a release ships.
+pub const PROFILE: &str = if cfg!(debug_assertions) { "dev" } else { "dist" };
+
 /// Builds the operator, or takes the one that `VLLM_OPERATOR_BIN` names.
 pub fn operator_binary() -> Result<PathBuf, PartsError> {
     if let Some(path) = std::env::var_os("VLLM_OPERATOR_BIN") {
@@ -24,7 +27,8 @@ pub fn operator_binary() -> Result<PathBuf, PartsError> {
     // Chosen from the whole workspace, as the tests were built: features of shared dependencies stay the same, and
     // nothing is compiled a second time. The program alone: building `testbed` would replace the one that runs.
     let mut command = Command::new(cargo);
-    command.args(["build", "--workspace", "--bin=vllm-operator", "--message-format=json-render-diagnostics"]);
+    command.args(["build", "--workspace", "--bin=vllm-operator", "--profile", PROFILE]);
+    command.arg("--message-format=json-render-diagnostics");
     // Build scripts that watch these would run again, and all that depends on them be compiled again, for no other
     // reason than that cargo told us who we are.
     for (name, _) in std::env::vars_os() {
@@ -32,9 +36,6 @@ pub fn operator_binary() -> Result<PathBuf, PartsError> {
         if of_the_caller.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);
         }
-    }
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
     }
     let mut child =
         command.current_dir(&workspace).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(io)?;
