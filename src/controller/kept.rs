@@ -4,8 +4,8 @@
 
 use std::borrow::Cow;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
-use kube::core::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -23,7 +23,18 @@ pub struct Kept {
 
 /// What is read of metadata, and so without annotations, labels and the record of who manages which field.
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    let ObjectMeta { name, namespace, uid, resource_version, generation, deletion_timestamp, .. } =
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Part {
+        name: Option<String>,
+        namespace: Option<String>,
+        uid: Option<String>,
+        resource_version: Option<String>,
+        generation: Option<i64>,
+        deletion_timestamp: Option<Time>,
+    }
+
+    let Part { name, namespace, uid, resource_version, generation, deletion_timestamp } =
         object::required(deserializer)?;
     Ok(ObjectMeta {
         name,

@@ -22,6 +22,11 @@ pub fn clusters(client: &Client, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(client.clone(), namespace, &VLLMCluster::api_resource())
 }
 
+/// The VLLMClusters of all namespaces.
+pub fn all_clusters(client: &Client) -> Api<DynamicObject> {
+    Api::all_with(client.clone(), &VLLMCluster::api_resource())
+}
+
 /// The ScaledObjects of a namespace.
 pub fn scaled_objects(client: &Client, namespace: &str) -> Api<DynamicObject> {
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject"));

@@ -76,7 +76,7 @@ pub async fn measure(bench: &Bench, writes: usize) -> anyhow::Result<Figures> {
         namespace(client, ns).await?;
         create(client, ns, &names).await?;
     }
-    all_settled(client, OURS, &names).await?;
+    all_settled(clusters(client, OURS), &names).await?;
     for name in &names {
         copied(client, name).await?;
     }

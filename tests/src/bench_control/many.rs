@@ -2,6 +2,9 @@
 //! does nothing else; what the operator takes with all of them; a restart; a steady state.
 //!
 //! The loop's turns stand between those of the operator, each on a plane of its own.
+//!
+//! They are spread over namespaces: to keep endpoints, Kubernetes itself compares each pod with each Service of its namespace, so
+//! that with thousands in one it is the controller manager that is measured.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,17 +25,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{Bench, CREATORS, PATIENCE, all_seen, all_settled, create, created, names, put};
+use super::{Bench, CREATORS, PATIENCE, all_seen, all_settled, created, put};
 use crate::addons;
-use crate::objects::namespace;
+use crate::objects::{all_clusters, namespace};
 use crate::plane::audit::stateful_sets_read;
 use crate::plane::processes::Usage;
 use crate::plane::wait::{Deadline, eventually};
 use crate::plane::{Plane, Write};
 
-const NAMESPACE: &str = "bench";
-/// Where the loop writes.
-const BARE: &str = "bench-bare";
+/// How many clusters there are in a namespace.
+const PER_NAMESPACE: usize = 100;
+/// What the names of the namespaces begin with where the operator writes.
+const OURS: &str = "ours";
+/// What they begin with where the loop does.
+const BARE: &str = "bare";
 const OPERATOR: &str = "system:serviceaccount:vllm-operator-system:vllm-operator";
 
 /// Longer than any wait of the operator's between two looks at one cluster: whoever writes nothing for so long has nothing to write.
@@ -196,18 +202,38 @@ pub async fn once(bench: &Bench, clusters: usize, steady: Duration) -> anyhow::R
     Ok(Figures { clusters, ours, bare, later })
 }
 
+/// A cluster's namespace and name. No two in the same kind of namespaces have one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    namespace: String,
+    name: String,
+}
+
+fn places(kind: &str, count: usize) -> Vec<Place> {
+    let place =
+        |index| Place { namespace: format!("{kind}-{}", index / PER_NAMESPACE), name: format!("c-{index}") };
+    (0..count).map(place).collect()
+}
+
+async fn namespaces(client: &Client, places: &[Place]) -> anyhow::Result<()> {
+    for first in places.iter().step_by(PER_NAMESPACE) {
+        namespace(client, &first.namespace).await?;
+    }
+    Ok(())
+}
+
 /// Creates all clusters, with the operator.
 async fn creation(bench: &Bench, clusters: usize) -> anyhow::Result<Creation> {
-    let (Bench { plane, client, .. }, names) = (bench, &names(clusters));
-    namespace(client, NAMESPACE).await?;
+    let (Bench { plane, client, .. }, places) = (bench, &places(OURS, clusters));
+    namespaces(client, places).await?;
     let before = usage(plane, "vllm-operator")?;
     let written = plane.writes_by(OPERATOR)?.len();
     let begun = Instant::now();
     let after = |done: anyhow::Result<()>| done.map(|()| begun.elapsed());
     let (created, stateful_sets, settled) = tokio::try_join!(
-        async { after(create(client, NAMESPACE, names).await) },
-        async { after(stateful_sets_exist(client, NAMESPACE, clusters).await) },
-        async { after(all_settled(client, NAMESPACE, names).await) },
+        async { after(create(client, places).await) },
+        async { after(stateful_sets_exist(client, OURS, clusters).await) },
+        async { after(all_settled(all_clusters(client), &names(places)).await) },
     )?;
     let mut writes = BTreeMap::new();
     for write in plane.writes_by(OPERATOR)?.split_off(written) {
@@ -217,10 +243,26 @@ async fn creation(bench: &Bench, clusters: usize) -> anyhow::Result<Creation> {
     Ok(Creation { created, stateful_sets, settled, writes, usage })
 }
 
-async fn stateful_sets_exist(client: &Client, ns: &str, count: usize) -> anyhow::Result<()> {
-    let sets = Api::<PartialObjectMeta<StatefulSet>>::namespaced(client.clone(), ns);
+fn names(places: &[Place]) -> Vec<String> {
+    places.iter().map(|place| place.name.clone()).collect()
+}
+
+async fn create(client: &Client, places: &[Place]) -> anyhow::Result<()> {
+    futures::stream::iter(places)
+        .map(|Place { namespace, name }| async move { created(client, namespace, name).await.map(drop) })
+        .buffer_unordered(CREATORS)
+        .try_collect()
+        .await
+}
+
+async fn stateful_sets_exist(client: &Client, kind: &str, count: usize) -> anyhow::Result<()> {
+    let sets = Api::<PartialObjectMeta<StatefulSet>>::all(client.clone());
     let sets = watcher(sets, watcher::Config::default()).default_backoff().applied_objects();
-    all_seen("StatefulSets", count, sets.try_filter_map(|set| async move { Ok(Some(set.name_any())) })).await
+    let of_kind = |set: &PartialObjectMeta<StatefulSet>| {
+        set.namespace().is_some_and(|namespace| namespace.starts_with(&format!("{kind}-")))
+    };
+    let names = sets.try_filter_map(|set| std::future::ready(Ok(of_kind(&set).then(|| set.name_any()))));
+    all_seen("StatefulSets", count, names).await
 }
 
 /// What the operator writes for a cluster, as text, and the cluster's name and uid in there.
@@ -233,13 +275,14 @@ struct Model {
 
 async fn model(bench: &Bench) -> anyhow::Result<Model> {
     let Bench { client, .. } = bench;
-    let name = "c-0".to_owned();
+    let Place { namespace, name } = places(OURS, 1).remove(0);
     let of_it =
         |metadata: &ObjectMeta| metadata.owner_references.iter().flatten().any(|owner| owner.name == name);
-    let set = Api::<StatefulSet>::namespaced(client.clone(), NAMESPACE).get(&name).await?;
+    let set = Api::<StatefulSet>::namespaced(client.clone(), &namespace).get(&name).await?;
     let owner = set.metadata.owner_references.iter().flatten().next();
     let uid = owner.context("its cluster owns the StatefulSet")?.uid.clone();
-    let services = Api::<Service>::namespaced(client.clone(), NAMESPACE).list(&ListParams::default()).await?;
+    let services =
+        Api::<Service>::namespaced(client.clone(), &namespace).list(&ListParams::default()).await?;
     let services = services.items.iter().filter(|service| of_it(&service.metadata));
     let services = services.map(stated).collect::<Result<_, _>>()?;
     Ok(Model { services, stateful_set: stated(&set)?, name, uid })
@@ -263,19 +306,19 @@ fn stated(object: &impl Serialize) -> anyhow::Result<String> {
 
 /// Creates all clusters, and for each what the operator would; until each has its StatefulSet. Nobody reconciles from here on.
 async fn written_bare(bench: &Bench, model: &Model, clusters: usize) -> anyhow::Result<Duration> {
-    let (Bench { plane, client, .. }, names) = (bench, &names(clusters));
+    let (Bench { plane, client, .. }, places) = (bench, &places(BARE, clusters));
     addons::let_nobody_lead(plane, client).await?;
-    namespace(client, BARE).await?;
+    namespaces(client, places).await?;
     let begun = Instant::now();
-    let write = futures::stream::iter(names)
-        .map(|name| async move {
-            let cluster = created(client, BARE, name).await?;
+    let write = futures::stream::iter(places)
+        .map(|Place { namespace, name }| async move {
+            let cluster = created(client, namespace, name).await?;
             let uid = cluster.metadata.uid.context("a uid")?;
             let own = |text: &str| text.replace(&model.uid, &uid).replace(&model.name, name);
             for service in &model.services {
-                post::<Service>(client, &own(service)).await?;
+                post::<Service>(client, namespace, &own(service)).await?;
             }
-            post::<StatefulSet>(client, &own(&model.stateful_set)).await
+            post::<StatefulSet>(client, namespace, &own(&model.stateful_set)).await
         })
         .buffer_unordered(CREATORS)
         .try_collect::<()>();
@@ -283,28 +326,32 @@ async fn written_bare(bench: &Bench, model: &Model, clusters: usize) -> anyhow::
     Ok(begun.elapsed())
 }
 
-async fn post<K>(client: &Client, object: &str) -> anyhow::Result<()>
+async fn post<K>(client: &Client, namespace: &str, object: &str) -> anyhow::Result<()>
 where
     K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     K: Clone + std::fmt::Debug + DeserializeOwned + Serialize,
 {
     let object: K = serde_json::from_str(object)?;
-    let posted = Api::<K>::namespaced(client.clone(), BARE).create(&PostParams::default(), &object).await;
+    let posted =
+        Api::<K>::namespaced(client.clone(), namespace).create(&PostParams::default(), &object).await;
     posted.map(drop).with_context(|| format!("creating {} {}", K::kind(&()), object.name_any()))
 }
 
 /// With all clusters there: a ScaledObject for each, nothing for a while, and a restart.
 async fn later(bench: &Bench, clusters: usize, steady: Duration) -> anyhow::Result<Later> {
-    let (Bench { plane, client, .. }, names) = (bench, &names(clusters));
-    futures::stream::iter(names)
-        .map(|name| put::drive(client, NAMESPACE, name))
+    let (Bench { plane, client, .. }, places) = (bench, &places(OURS, clusters));
+    futures::stream::iter(places)
+        .map(|Place { namespace, name }| put::drive(client, namespace, name))
         .buffer_unordered(CREATORS)
         .try_collect::<()>()
         .await?;
+    // What drives them is told in their statuses; until then the API server has no time to show its schema to kubectl.
+    all_is_written(plane).await?;
     put::serve(plane).await?;
-    let last = names.last().context("a cluster")?;
+    let last = places.last().context("a cluster")?;
     eventually("controller-runtime's webhook knows the last", Deadline::after(PATIENCE), || async {
-        let answer = put::asked(client, NAMESPACE, last).await.map_err(|error| format!("{error:#}"))?;
+        let answer = put::asked(client, &last.namespace, &last.name).await;
+        let answer = answer.map_err(|error| format!("{error:#}"))?;
         if answer.contains("is not between 1 and 8") { Ok(()) } else { Err(answer) }
     })
     .await?;
@@ -319,7 +366,7 @@ async fn later(bench: &Bench, clusters: usize, steady: Duration) -> anyhow::Resu
     let writes_of_steady = plane.writes_by(OPERATOR)?.split_off(written);
     let processor = after.processor.saturating_sub(before.processor);
 
-    let (ready, looked_at, writes_of_restart) = restart(plane, names).await?;
+    let (ready, looked_at, writes_of_restart) = restart(plane, places).await?;
     let restarted = usage(plane, "vllm-operator")?;
     Ok(Later {
         driven,
@@ -347,7 +394,7 @@ async fn all_is_written(plane: &Plane) -> anyhow::Result<usize> {
 }
 
 /// Stops and starts the operator: how long it takes to be ready, and to look at all clusters, and what it writes.
-async fn restart(plane: &Plane, names: &[String]) -> anyhow::Result<(Duration, Duration, Vec<Write>)> {
+async fn restart(plane: &Plane, places: &[Place]) -> anyhow::Result<(Duration, Duration, Vec<Write>)> {
     let system = |args: &[&str]| plane.kubectl(&[&["-n", addons::OPERATOR], args].concat()).ok();
     let log = plane.audit_log();
     system(&["scale", "deployment/vllm-operator", "--replicas=0"]).await?;
@@ -362,22 +409,22 @@ async fn restart(plane: &Plane, names: &[String]) -> anyhow::Result<(Duration, D
     };
     let all_looked_at = eventually("all clusters are looked at", Deadline::after(PATIENCE), || async {
         let read = stateful_sets_read(&log, OPERATOR, length).map_err(|error| format!("{error:#}"))?;
-        let left =
-            names.iter().filter(|name| !read.contains(&(NAMESPACE.to_owned(), (*name).clone()))).count();
+        let unread = |place: &&Place| !read.contains(&(place.namespace.clone(), place.name.clone()));
+        let left = places.iter().filter(unread).count();
         if left == 0 { Ok(begun.elapsed()) } else { Err(format!("{left} are not")) }
     });
     let (ready, looked_at) = tokio::try_join!(ready, all_looked_at)?;
     // What the last looks lead to is written a moment after them; a cluster that is created now is dealt with later.
-    let marker = ["marker".to_owned()];
+    let marker = [Place { namespace: places[0].namespace.clone(), name: "marker".to_owned() }];
     let client = plane.client().await?;
     // The operator looks at clusters before the API server has heard that its webhooks can be called again.
     eventually("the webhooks can be called", Deadline::after(PATIENCE), || async {
-        create(&client, NAMESPACE, &marker).await.map_err(|error| format!("{error:#}"))
+        create(&client, &marker).await.map_err(|error| format!("{error:#}"))
     })
     .await?;
-    all_settled(&client, NAMESPACE, &marker).await?;
+    all_settled(all_clusters(&client), &names(&marker)).await?;
     let mut writes = plane.writes_by(OPERATOR)?.split_off(before);
-    writes.retain(|write| !(write.namespace == NAMESPACE && write.name.starts_with("marker")));
+    writes.retain(|write| !(write.namespace == marker[0].namespace && write.name.starts_with("marker")));
     Ok((ready, looked_at, writes))
 }
 

@@ -20,7 +20,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use kube::api::PostParams;
 use kube::core::DynamicObject;
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Client, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -136,12 +136,10 @@ async fn created(client: &Client, namespace: &str, name: &str) -> anyhow::Result
     created.with_context(|| format!("creating {name}"))
 }
 
-/// Waits until these clusters are ready and say that nothing is left to do.
-pub(crate) async fn all_settled(client: &Client, namespace: &str, names: &[String]) -> anyhow::Result<()> {
+/// Waits until those of these names are ready and say that nothing is left to do.
+pub(crate) async fn all_settled(clusters: Api<DynamicObject>, names: &[String]) -> anyhow::Result<()> {
     let wanted: &HashSet<_> = &names.iter().collect();
-    let clusters = watcher(objects::clusters(client, namespace), watcher::Config::default())
-        .default_backoff()
-        .applied_objects();
+    let clusters = watcher(clusters, watcher::Config::default()).default_backoff().applied_objects();
     let settled = clusters.try_filter_map(|cluster| async move {
         let name = cluster.name_any();
         Ok((is_settled(&cluster) && wanted.contains(&name)).then_some(name))
@@ -169,18 +167,24 @@ pub(crate) async fn all_seen(
 ) -> anyhow::Result<()> {
     let mut names = std::pin::pin!(names);
     let mut seen = HashSet::new();
-    let counted = async {
-        while seen.len() < count {
-            match names.next().await {
-                Some(Ok(name)) => drop(seen.insert(name)),
-                // The watch tries again by itself.
-                Some(Err(error)) => tracing::debug!(%error, "watching {what}"),
-                None => break,
+    while seen.len() < count {
+        let another = async {
+            loop {
+                match names.next().await {
+                    Some(Ok(name)) => {
+                        if seen.insert(name) {
+                            break true;
+                        }
+                    }
+                    // The watch tries again by itself.
+                    Some(Err(error)) => tracing::debug!(%error, "watching {what}"),
+                    None => break false,
+                }
             }
-        }
-    };
-    let in_time = timeout(PATIENCE, counted).await.is_ok();
-    anyhow::ensure!(in_time && seen.len() >= count, "{} of {count} {what} within {PATIENCE:?}", seen.len());
+        };
+        let come = timeout(PATIENCE, another).await.unwrap_or(false);
+        anyhow::ensure!(come, "{} of {count} {what}, and no other within {PATIENCE:?}", seen.len());
+    }
     Ok(())
 }
 

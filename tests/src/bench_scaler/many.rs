@@ -129,7 +129,8 @@ pub async fn measure(plane: &Plane, many: &Many) -> anyhow::Result<Figures> {
     let _node = hollow::start(client.clone()).await?;
     objects::namespace(&client, NAMESPACE).await?;
     let names: Vec<_> = (0..many.clusters).map(|index| format!("c-{index}")).collect();
-    tokio::try_join!(create(&client, NAMESPACE, &names), all_settled(&client, NAMESPACE, &names))?;
+    let clusters = objects::clusters(&client, NAMESPACE);
+    tokio::try_join!(create(&client, NAMESPACE, &names), all_settled(clusters, &names))?;
     answer_for_all(&client).await?;
     let engines = Engines::of(plane, NAMESPACE).await?;
     eventually("every pod of the hollow node answers", Deadline::after(PATIENCE), || async {

@@ -91,6 +91,8 @@ pub fn apiserver(spec: &Spec) -> Component {
         args.path("audit-log-path", &spec.state.audit_log());
         // A write is in the log before its answer is: counting needs no waiting.
         args.set("audit-log-mode", "blocking");
+        // In MiB. What is put aside into another file, nobody counts.
+        args.set("audit-log-maxsize", "1048576");
         if spec.owner_references_checked {
             args.set("enable-admission-plugins", "OwnerReferencesPermissionEnforcement");
         }
