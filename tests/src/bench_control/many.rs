@@ -115,9 +115,12 @@ pub struct Later {
     pub restarted: Usage,
 }
 
+fn seconds(span: &Duration) -> String {
+    format!("{:.1} s", span.as_secs_f64())
+}
+
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = |span: &Duration| format!("{:.1} s", span.as_secs_f64());
         let turns = |spans: &[Duration]| spans.iter().map(seconds).collect::<Vec<_>>().join(", ");
         // A number of clusters is far below 2^52.
         #[allow(clippy::cast_precision_loss)]
@@ -139,6 +142,12 @@ impl fmt::Display for Figures {
             writeln!(f, "{:<34}{before}", "the operator before")?;
             writeln!(f, "{:<34}{with_all}", "with all of them")?;
         }
+        write!(f, "{}", self.later)
+    }
+}
+
+impl fmt::Display for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Later {
             driven,
             peer,
@@ -149,7 +158,7 @@ impl fmt::Display for Figures {
             looked_at,
             writes_of_restart,
             restarted,
-        } = &self.later;
+        } = self;
         writeln!(f, "{:<34}{driven}", "and as many ScaledObjects")?;
         writeln!(f, "{:<34}{peer}", "a webhook of controller-runtime")?;
         let processor = processor.as_secs_f64() / steady.as_secs_f64() * 1e3;
@@ -240,6 +249,14 @@ async fn creation(bench: &Bench, clusters: usize) -> anyhow::Result<Creation> {
         *writes.entry(format!("{} {}", write.verb, write.resource)).or_default() += 1;
     }
     let usage = [before, usage(plane, "vllm-operator")?];
+    // What has been seen is told at once: the rest takes long, and may fail.
+    eprintln!(
+        "all created after {}, all StatefulSets after {}, all ready after {}; {}",
+        seconds(&created),
+        seconds(&stateful_sets),
+        seconds(&settled),
+        usage[1]
+    );
     Ok(Creation { created, stateful_sets, settled, writes, usage })
 }
 
@@ -368,7 +385,7 @@ async fn later(bench: &Bench, clusters: usize, steady: Duration) -> anyhow::Resu
 
     let (ready, looked_at, writes_of_restart) = restart(plane, places).await?;
     let restarted = usage(plane, "vllm-operator")?;
-    Ok(Later {
+    let later = Later {
         driven,
         peer,
         steady,
@@ -378,7 +395,9 @@ async fn later(bench: &Bench, clusters: usize, steady: Duration) -> anyhow::Resu
         looked_at,
         writes_of_restart,
         restarted,
-    })
+    };
+    eprintln!("{later}");
+    Ok(later)
 }
 
 /// Waits until the operator has written nothing for a while; how much it has written by then.
