@@ -70,14 +70,17 @@ impl Refusals {
         let Known { newest, listing } = &mut *known;
         match told {
             watcher::Event::Init => listing.clear(),
-            watcher::Event::InitApply(event) => {
-                put(listing, event);
-                // Whose cluster is looked at before the list has ended.
-                newest.iter_mut().for_each(|newest| put(newest, event));
-            }
+            watcher::Event::InitApply(event) => put(listing, event),
             watcher::Event::InitDone => *newest = Some(std::mem::take(listing)),
-            watcher::Event::Apply(event) => newest.iter_mut().for_each(|newest| put(newest, event)),
-            watcher::Event::Delete(event) => newest.iter_mut().for_each(|newest| remove(newest, event)),
+            watcher::Event::Apply(_) | watcher::Event::Delete(_) => {}
+        }
+        // Of a list, too: a cluster of which it tells is looked at before it has ended.
+        match (told, newest) {
+            (watcher::Event::InitApply(event) | watcher::Event::Apply(event), Some(newest)) => {
+                put(newest, event);
+            }
+            (watcher::Event::Delete(event), Some(newest)) => remove(newest, event),
+            _ => {}
         }
     }
 
@@ -121,6 +124,12 @@ mod tests {
         .unwrap()
     }
 
+    fn take_all(refusals: &Refusals, told: impl IntoIterator<Item = watcher::Event<Event>>) {
+        for told in told {
+            refusals.take(&told);
+        }
+    }
+
     fn told(refusals: &Refusals, uid: &str) -> Option<String> {
         refusals.of("t", uid).unwrap().map(|refusal| refusal.cause.message)
     }
@@ -148,7 +157,7 @@ mod tests {
     #[test]
     fn the_newest_counts_until_it_is_gone() {
         let refusals = Refusals::default();
-        [Init, InitDone].iter().for_each(|listed| refusals.take(listed));
+        take_all(&refusals, [Init, InitDone]);
         let mut elsewhere = event("z", "u", 9);
         elsewhere.metadata.namespace = Some("of-another".into());
         for (told_of, expected) in [
@@ -171,8 +180,8 @@ mod tests {
     fn of_equally_old_ones_the_order_of_arrival_does_not_count() {
         for names in [["a", "b"], ["b", "a"]] {
             let refusals = Refusals::default();
-            [Init, InitDone].iter().for_each(|listed| refusals.take(listed));
-            names.iter().for_each(|name| refusals.take(&Apply(event(name, "u", 1))));
+            take_all(&refusals, [Init, InitDone]);
+            take_all(&refusals, names.map(|name| Apply(event(name, "u", 1))));
             assert_eq!(told(&refusals, "u").as_deref(), Some("b"));
         }
     }

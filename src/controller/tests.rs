@@ -281,7 +281,9 @@ async fn why_pods_are_missing_is_told_without_a_list() {
         (vec![watcher::Event::Init, watcher::Event::InitDone], "pod my-cluster-0: it has ended: Evicted"),
         (vec![watcher::Event::Apply(event)], said),
     ] {
-        told.iter().for_each(|told| context.refusals.take(told));
+        for told in &told {
+            context.refusals.take(told);
+        }
         server.requests.lock().unwrap().clear();
         reconcile_readable(&context, &cluster(2), now()).await.unwrap();
         let requests = server.requests.lock().unwrap();

@@ -137,7 +137,7 @@ pub fn main(bench: &BenchAvailability) -> anyhow::Result<()> {
             println!("{row}");
             broken += usize::from(!row.holds());
         }
-        println!("build: {}", PROFILE);
+        println!("build: {PROFILE}");
         anyhow::ensure!(broken == 0, "{broken} rows are broken");
         Ok(())
     })

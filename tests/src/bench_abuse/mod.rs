@@ -181,7 +181,7 @@ pub fn main(bench: &BenchAbuse) -> anyhow::Result<()> {
     let program = operator_binary()?;
     println!("{}", head());
     let rows = measure(&program, extent, |row| println!("{row}"))?;
-    println!("build: {}", PROFILE);
+    println!("build: {PROFILE}");
     let faults: Vec<_> = rows.iter().flat_map(Row::faults).collect();
     anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())

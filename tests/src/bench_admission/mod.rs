@@ -121,7 +121,7 @@ pub fn main(bench: &BenchAdmission) -> anyhow::Result<()> {
         runtime.block_on(measure(&own, &program, &extent))
     })??;
     println!("{}", figures.table());
-    println!("build: {}", PROFILE);
+    println!("build: {PROFILE}");
     if let Some(path) = &bench.json {
         std::fs::write(path, serde_json::to_vec_pretty(&figures)?)?;
     }
