@@ -82,8 +82,7 @@ impl<K: Resource> Resource for Guarded<K> {
 #[cfg(test)]
 mod tests {
     use kube::ResourceExt as _;
-    use kube::core::ObjectList;
-    use kube::core::WatchEvent;
+    use kube::core::{ObjectList, WatchEvent};
 
     use super::*;
     use crate::api::VLLMCluster;

@@ -2,15 +2,14 @@
 //!
 //! Architecture invariant: of what is left out, a reconciliation reads nothing.
 
-use std::borrow::Cow;
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::Resource;
+use kube::core::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::api::VLLMCluster;
 use crate::api::guarded::read;
-use crate::api::{VLLMCluster, object};
+use crate::api::names::{GROUP, KIND, PLURAL, VERSION};
+use crate::world::part;
 
 /// A cluster that has yet to be read.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,30 +20,10 @@ pub struct Kept {
     status: Option<Box<RawValue>>,
 }
 
-/// What is read of metadata, and so without annotations, labels and the record of who manages which field.
+/// What is read of metadata, and so without annotations, labels, owners and the record of who manages which field.
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Part {
-        name: Option<String>,
-        namespace: Option<String>,
-        uid: Option<String>,
-        resource_version: Option<String>,
-        generation: Option<i64>,
-        deletion_timestamp: Option<Time>,
-    }
-
-    let Part { name, namespace, uid, resource_version, generation, deletion_timestamp } =
-        object::required(deserializer)?;
-    Ok(ObjectMeta {
-        name,
-        namespace,
-        uid,
-        resource_version,
-        generation,
-        deletion_timestamp,
-        ..ObjectMeta::default()
-    })
+    let metadata = part::metadata(deserializer)?;
+    Ok(ObjectMeta { annotations: None, labels: None, owner_references: None, ..metadata })
 }
 
 impl Kept {
@@ -59,37 +38,11 @@ impl Kept {
     }
 }
 
-impl Resource for Kept {
-    type DynamicType = <VLLMCluster as Resource>::DynamicType;
-    type Scope = <VLLMCluster as Resource>::Scope;
-
-    fn kind(dt: &Self::DynamicType) -> Cow<'_, str> {
-        VLLMCluster::kind(dt)
-    }
-
-    fn group(dt: &Self::DynamicType) -> Cow<'_, str> {
-        VLLMCluster::group(dt)
-    }
-
-    fn version(dt: &Self::DynamicType) -> Cow<'_, str> {
-        VLLMCluster::version(dt)
-    }
-
-    fn plural(dt: &Self::DynamicType) -> Cow<'_, str> {
-        VLLMCluster::plural(dt)
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+part::resource!(Kept, KIND, GROUP, VERSION, PLURAL);
 
 #[cfg(test)]
 mod tests {
+    use kube::Resource as _;
     use serde_json::json;
 
     use super::*;

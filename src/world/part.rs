@@ -2,11 +2,9 @@
 //!
 //! Architecture invariant: shapes and their translation into facts. What is not listed here is never parsed.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
-use kube::Resource;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -26,7 +24,7 @@ use super::{Attachment, Cluster, ForeignHpa, Leaving};
 
 /// For `deserialize_with`: of an object's metadata what is read here, and so without the record of who manages which field, which
 /// is most of a small object.
-pub(super) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Part {
@@ -34,6 +32,7 @@ pub(super) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Obj
         namespace: Option<String>,
         uid: Option<String>,
         resource_version: Option<String>,
+        generation: Option<i64>,
         deletion_timestamp: Option<Time>,
         annotations: Option<BTreeMap<String, String>>,
         labels: Option<BTreeMap<String, String>>,
@@ -46,6 +45,7 @@ pub(super) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Obj
         namespace: part.namespace,
         uid: part.uid,
         resource_version: part.resource_version,
+        generation: part.generation,
         deletion_timestamp: part.deletion_timestamp,
         annotations: part.annotations,
         labels: part.labels,
@@ -312,32 +312,34 @@ fn paused(annotations: Option<&BTreeMap<String, String>>) -> bool {
     annotations.contains_key(PAUSED_REPLICAS) || annotations.get(PAUSED).is_some_and(is_set)
 }
 
+/// A kind that is read in part: how the API server knows it, and its field `metadata`.
 macro_rules! resource {
     ($part:ty, $kind:expr, $group:expr, $version:expr, $plural:expr) => {
-        impl Resource for $part {
+        impl kube::Resource for $part {
             type DynamicType = ();
             type Scope = kube::core::NamespaceResourceScope;
-            fn kind(&(): &()) -> Cow<'_, str> {
+            fn kind(&(): &()) -> std::borrow::Cow<'_, str> {
                 $kind.into()
             }
-            fn group(&(): &()) -> Cow<'_, str> {
+            fn group(&(): &()) -> std::borrow::Cow<'_, str> {
                 $group.into()
             }
-            fn version(&(): &()) -> Cow<'_, str> {
+            fn version(&(): &()) -> std::borrow::Cow<'_, str> {
                 $version.into()
             }
-            fn plural(&(): &()) -> Cow<'_, str> {
+            fn plural(&(): &()) -> std::borrow::Cow<'_, str> {
                 $plural.into()
             }
-            fn meta(&self) -> &ObjectMeta {
+            fn meta(&self) -> &kube::core::ObjectMeta {
                 &self.metadata
             }
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
+            fn meta_mut(&mut self) -> &mut kube::core::ObjectMeta {
                 &mut self.metadata
             }
         }
     };
 }
+pub(crate) use resource;
 
 resource!(ClusterPart, KIND, GROUP, VERSION, PLURAL);
 resource!(HpaPart, "HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers");

@@ -25,7 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{Bench, CREATORS, PATIENCE, all_seen, all_settled, created, put};
+use super::{Bench, CREATORS, PATIENCE, all_seen, all_settled, create_each, created, put};
 use crate::addons;
 use crate::objects::{all_clusters, namespace};
 use crate::plane::audit::stateful_sets_read;
@@ -265,11 +265,7 @@ fn names(places: &[Place]) -> Vec<String> {
 }
 
 async fn create(client: &Client, places: &[Place]) -> anyhow::Result<()> {
-    futures::stream::iter(places)
-        .map(|Place { namespace, name }| async move { created(client, namespace, name).await.map(drop) })
-        .buffer_unordered(CREATORS)
-        .try_collect()
-        .await
+    create_each(client, places.iter().map(|place| (place.namespace.as_str(), place.name.as_str()))).await
 }
 
 async fn stateful_sets_exist(client: &Client, kind: &str, count: usize) -> anyhow::Result<()> {

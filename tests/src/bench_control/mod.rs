@@ -22,7 +22,7 @@ use kube::core::DynamicObject;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::parts::{Binaries, PROFILE, Part, operator_binary};
 use crate::plane::{Plane, PlaneOptions, trying_again};
@@ -118,8 +118,16 @@ fn names(count: usize) -> Vec<String> {
 
 /// Creates clusters of one replica on the hollow node.
 pub(crate) async fn create(client: &Client, namespace: &str, names: &[String]) -> anyhow::Result<()> {
-    futures::stream::iter(names)
-        .map(|name| async move { created(client, namespace, name).await.map(drop) })
+    create_each(client, names.iter().map(|name| (namespace, name.as_str()))).await
+}
+
+/// As [`create`], by namespace and name.
+async fn create_each<'a>(
+    client: &Client,
+    clusters: impl Iterator<Item = (&'a str, &'a str)>,
+) -> anyhow::Result<()> {
+    futures::stream::iter(clusters)
+        .map(|(namespace, name)| async move { created(client, namespace, name).await.map(drop) })
         .buffer_unordered(CREATORS)
         .try_collect()
         .await
@@ -167,23 +175,20 @@ pub(crate) async fn all_seen(
 ) -> anyhow::Result<()> {
     let mut names = std::pin::pin!(names);
     let mut seen = HashSet::new();
+    let mut latest = Instant::now() + PATIENCE;
     while seen.len() < count {
-        let another = async {
-            loop {
-                match names.next().await {
-                    Some(Ok(name)) => {
-                        if seen.insert(name) {
-                            break true;
-                        }
-                    }
-                    // The watch tries again by itself.
-                    Some(Err(error)) => tracing::debug!(%error, "watching {what}"),
-                    None => break false,
+        match timeout_at(latest, names.next()).await {
+            Ok(Some(Ok(name))) => {
+                if seen.insert(name) {
+                    latest = Instant::now() + PATIENCE;
                 }
             }
-        };
-        let come = timeout(PATIENCE, another).await.unwrap_or(false);
-        anyhow::ensure!(come, "{} of {count} {what}, and no other within {PATIENCE:?}", seen.len());
+            // The watch tries again by itself.
+            Ok(Some(Err(error))) => tracing::debug!(%error, "watching {what}"),
+            Ok(None) | Err(_) => {
+                anyhow::bail!("{} of {count} {what}, and no other within {PATIENCE:?}", seen.len());
+            }
+        }
     }
     Ok(())
 }
