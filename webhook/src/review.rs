@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::Utf8Error;
 
 use serde::de::{Error, IgnoredAny, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -172,6 +173,9 @@ pub enum ParseError {
     /// Not the JSON of an `AdmissionReview`.
     #[error("the body is no AdmissionReview of admission.k8s.io/v1: {0}")]
     Json(#[from] serde_json::Error),
+    /// No text in UTF-8, as all JSON is.
+    #[error("the body is no AdmissionReview of admission.k8s.io/v1: {0}")]
+    Utf8(#[from] Utf8Error),
     /// Another object, or a review of another version.
     #[error(
         "the body is a {kind:?} of {api_version:?}, not an AdmissionReview of admission.k8s.io/v1; list \"v1\" in \
@@ -194,11 +198,13 @@ pub enum ParseError {
 impl<'a> Request<'a> {
     /// Reads the body of a review.
     pub fn parse(body: &'a [u8]) -> Result<Self, ParseError> {
-        let request = match serde_json::from_slice::<Review<'a, Self>>(body) {
+        // As a whole: otherwise each string is looked at by itself.
+        let body = std::str::from_utf8(body)?;
+        let request = match serde_json::from_str::<Review<'a, Self>>(body) {
             Ok(review) => review.request()?,
             // Another version is told by its name, and not by a field that it lacks.
             Err(error) => {
-                serde_json::from_slice::<Review<'a, IgnoredAny>>(body)?.request()?;
+                serde_json::from_str::<Review<'a, IgnoredAny>>(body)?.request()?;
                 return Err(error.into());
             }
         };

@@ -2,8 +2,9 @@
 //!
 //! `axum::serve` installs no timers, so a peer that stalls in the handshake or in a header would hold its
 //! connection for ever; and hyper's header timeout also ends idle connections, which the API server keeps for
-//! 90 s and does not retry on. Hence [`Limits`]. They hold for a plain port as well: whoever may connect there
-//! would otherwise take the process's last file descriptor, and with it the connections of admission.
+//! 90 s and does not retry on, and is a new timer for each request. Hence [`Limits`]. They hold for a plain port as well:
+//! whoever may connect there would otherwise take the process's last file descriptor, and with it the connections of
+//! admission.
 //!
 //! Architecture invariant: nothing here knows what is served. No error of one connection ends the loop.
 

@@ -173,6 +173,20 @@ async fn an_idle_connection_is_closed_at_its_limit() {
 }
 
 #[tokio::test]
+async fn a_decision_may_take_longer_than_a_connection_may_be_idle() {
+    let server = Server::start(Limits { idle: SHORT, ..unreached() }).await;
+    let mut waiting = server.connect().await;
+    waiting.send(&post(&review_of("wait"))).await;
+    within("the decision", server.decider.waiting.acquire()).await.expect("open").forget();
+    // It connected later, and has reached the limit.
+    server.connect().await.closed().await;
+    server.decider.released.add_permits(1);
+    assert_eq!(waiting.answer().await.status, 200);
+    // The limit holds on afterwards.
+    waiting.closed().await;
+}
+
+#[tokio::test]
 async fn at_the_cap_those_go_first_that_never_sent_a_request() {
     let server = Server::start(Limits { connections: 3, ..unreached() }).await;
     let mut speaking = server.connect_and_speak().await;

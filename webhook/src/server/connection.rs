@@ -18,12 +18,12 @@ use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -153,8 +153,8 @@ where
     });
     let http = pin!(
         http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.idle)
+            // Hyper's own would be a new timer for each request.
+            .header_read_timeout(None)
             .max_buf_size(BUFFER)
             .serve_connection(io, service)
     );
@@ -163,7 +163,7 @@ where
         biased;
         () = until_gone(http, connection, limits.drain, http1::Connection::graceful_shutdown) => {}
         () = reading.overdue(limits) => {
-            debug!("connection closed: a request's header did not come in time, or an answer was not read in time");
+            debug!("connection closed: it was idle, or its request's header or the reading of its answer late");
         }
     }
 }
@@ -268,22 +268,35 @@ impl Reading {
         poll
     }
 
-    /// Resolves once the peer has owed the rest of a header, or has left an answer unread, for longer than it may. What changes
-    /// the state wakes nobody: this is to be polled after it, by the same task.
+    /// Resolves once the peer has sent nothing, has owed the rest of a header, or has left an answer unread, for longer than
+    /// it may. What changes the state wakes nobody: this is to be polled after it, by the same task.
     async fn overdue(&self, limits: &Limits) {
         let mut seen = None;
-        let mut wait = None;
+        let mut deadline = None;
+        let mut alarm = pin!(sleep(limits.idle));
         poll_fn(|cx| {
             let changes = self.changes.load(Ordering::Relaxed);
             if seen.replace(changes) != Some(changes) {
                 let limit = match self.state.load(Ordering::Relaxed) {
+                    IDLE => Some(limits.idle),
                     HEADER => Some(limits.header),
                     STUCK => Some(limits.answer),
                     _ => None,
                 };
-                wait = limit.map(|limit| Box::pin(sleep(limit)));
+                deadline = limit.map(|limit| Instant::now() + limit);
+                // One that is too early costs a look when it rings; to set it at each request costs more.
+                if let Some(earlier) = deadline.filter(|deadline| *deadline < alarm.deadline()) {
+                    alarm.as_mut().reset(earlier);
+                }
             }
-            wait.as_mut().map_or(Poll::Pending, |wait| wait.as_mut().poll(cx))
+            loop {
+                ready!(alarm.as_mut().poll(cx));
+                match deadline {
+                    Some(later) if alarm.deadline() < later => alarm.as_mut().reset(later),
+                    Some(_) => return Poll::Ready(()),
+                    None => return Poll::Pending,
+                }
+            }
         })
         .await;
     }
