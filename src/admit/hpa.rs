@@ -41,8 +41,8 @@ impl Admission {
         let (namespace, within) = (&*request.namespace, budget(request));
         let known = self.world.target(namespace, &new.cluster);
         // A cluster that no watch has told of may be younger than that: applied together with its HPA.
-        let outcome =
-            known.cluster.map(|cluster| (Some(cluster.bounds), ask(Some(cluster.bounds), &known.scalers)));
+        let bounds = known.cluster.as_ref().map(|cluster| cluster.bounds);
+        let outcome = bounds.map(|bounds| (Some(bounds), ask(Some(bounds), &known.scalers)));
         let stands = |(_, outcome): &(_, Outcome)| {
             outcome.rests_on().next().is_none() || !Clause::FreshHpaSurroundings.in_force()
         };

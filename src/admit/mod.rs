@@ -31,7 +31,7 @@ use webhook::review::{Operation, Request};
 
 use crate::api::names::{GROUP, KEDA_GROUP, KIND, PLURAL};
 use crate::api::object::{self, Object};
-use crate::policy::{Basis, Clause, Mode, Name, Outcome, Scaler};
+use crate::policy::{Basis, Clause, Finding, Mode, Name, Outcome, Scaler};
 use crate::telemetry::{Answers, Metrics};
 use crate::world::World;
 use crate::world::live::{Live, LiveError};
@@ -218,12 +218,14 @@ fn respond(
     if !outcome.allowed() && Clause::NothingStored.in_force() {
         outcome.warnings.retain(|warning| !warning.rule.tells_of_a_change());
     }
-    let warnings = outcome.warnings.iter().map(ToString::to_string);
+    let warnings = std::mem::take(&mut outcome.warnings).into_iter().map(Finding::into_sentence);
     if !outcome.allowed() {
         // There is one, or it were allowed.
         let rule = outcome.refusals.first().map_or("", |finding| finding.rule.as_str());
         answers.denied(phase, rule).inc();
-        let metadata = part::<Named<'_>>(request.object, "object").unwrap_or_default().metadata;
+        // Of a name that the API server generates, the request tells nothing; the object does.
+        let of_object = request.name.is_empty().then(|| part::<Named<'_>>(request.object, "object").ok());
+        let metadata = of_object.flatten().unwrap_or_default().metadata;
         let name = if request.name.is_empty() { &*metadata.name } else { &*request.name };
         let called = Name::new(name, &metadata.generate_name);
         // Of a subresource, the object that it belongs to.

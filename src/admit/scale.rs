@@ -65,20 +65,21 @@ impl Admission {
 
     /// The cluster of a scale write, as it was just before: what is known if it is of the review's
     /// resourceVersion, or else what a live read finds.
-    async fn parent(
+    async fn parent<'k>(
         &self,
         request: &Request<'_>,
         resource_version: &str,
-        known: &Target,
-    ) -> Result<Option<Cluster>, Unjudged> {
+        known: &'k Target,
+    ) -> Result<Option<Cow<'k, Cluster>>, Unjudged> {
         if let Some(cluster) = known
             .cluster
             .as_ref()
             .filter(|known| known.resource_version == resource_version || !Clause::FreshParent.in_force())
         {
-            return Ok(Some(cluster.clone()));
+            return Ok(Some(Cow::Borrowed(cluster)));
         }
-        Ok(self.live.cluster(&request.namespace, &request.name, budget(request)).await?)
+        let live = self.live.cluster(&request.namespace, &request.name, budget(request)).await?;
+        Ok(live.map(Cow::Owned))
     }
 }
 

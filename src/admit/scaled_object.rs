@@ -3,6 +3,8 @@
 //! Architecture invariant: decides from what is known, and reads live only where the cluster is not known yet and
 //! before a refusal that rests on what is around; ScaledObjects are written by people, not by the second.
 
+use std::sync::Arc;
+
 use json_patch::PatchOperation;
 use serde_json::Value;
 use webhook::review::{Operation, Request};
@@ -26,19 +28,22 @@ struct Surroundings {
 }
 
 impl Surroundings {
-    fn new(target: Target, own_name: &str) -> Self {
+    fn new(target: &Target, own_name: &str) -> Self {
         let Target { cluster, scalers, hpas, leaving: _ } = target;
         Self {
-            cluster: cluster.map(|world::Cluster { bounds, cpu_request, memory_request, .. }| Cluster {
-                bounds,
-                cpu_request,
-                memory_request,
-            }),
+            cluster: cluster.as_ref().map(
+                |&world::Cluster { bounds, cpu_request, memory_request, .. }| Cluster {
+                    bounds,
+                    cpu_request,
+                    memory_request,
+                },
+            ),
             scalers: scalers
-                .into_iter()
+                .iter()
                 .filter(|scaler| scaler.name != own_name || !Clause::OwnScaler.in_force())
+                .cloned()
                 .collect(),
-            hpas: hpas.into_iter().map(|hpa| hpa.name).collect(),
+            hpas: hpas.iter().map(|hpa| hpa.name.clone()).collect(),
         }
     }
 
@@ -77,7 +82,8 @@ impl Admission {
         let mut target = self.world.target(namespace, cluster);
         if target.cluster.is_none() && Clause::FreshTarget.in_force() {
             // Applied together, the cluster may be younger than what the watch has told.
-            target.cluster = self.live.cluster(namespace, cluster, budget(request)).await?;
+            Arc::make_mut(&mut target).cluster =
+                self.live.cluster(namespace, cluster, budget(request)).await?;
         }
         let ask = |surroundings: &Surroundings| {
             let write = Write { known: surroundings.known(namespace, &self.scaler), ..write };
@@ -86,7 +92,7 @@ impl Admission {
                 Phase::Mutating => default_then_check(&write, request),
             }
         };
-        let mut around = Surroundings::new(target, &new.name);
+        let mut around = Surroundings::new(&target, &new.name);
         let mut outcome = ask(&around);
         let mut unread = true;
         // What is wrong by itself stays so, whatever is around it.
@@ -123,7 +129,7 @@ impl Admission {
         let scalers = scalers.into_iter().filter_map(|scaler| scaler.driver_of(cluster));
         let hpas = hpas.into_iter().filter_map(|hpa| hpa.driver_of(cluster));
         let mut found = Surroundings::new(
-            Target { cluster: found, scalers: scalers.collect(), hpas: hpas.collect(), leaving: Vec::new() },
+            &Target { cluster: found, scalers: scalers.collect(), hpas: hpas.collect(), leaving: Vec::new() },
             own_name,
         );
         if let Some(cluster) = found.cluster.as_mut().filter(|_| Clause::LimitRangeIsRequest.in_force()) {

@@ -34,6 +34,11 @@ impl Finding {
     pub fn bare(rule: Rule, field: impl Into<Cow<'static, str>>, message: String) -> Self {
         Self { bare: true, ..Self::new(rule, field, message) }
     }
+
+    /// What is printed.
+    pub fn into_sentence(self) -> String {
+        if self.bare { self.message } else { self.to_string() }
+    }
 }
 
 impl fmt::Display for Finding {

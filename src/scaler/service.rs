@@ -79,7 +79,7 @@ impl Service {
     /// The cluster as it is known; `None` if there is none.
     async fn fleet(&self, key: &Key) -> Result<Option<Fleet>, Status> {
         let Key { namespace, name } = key;
-        let known = self.world.target(namespace, name).cluster;
+        let known = self.world.target(namespace, name).cluster.clone();
         let cluster = match known {
             Some(cluster) => Some(cluster),
             None => self.live.cluster(namespace, name, LIVE).await.map_err(|error| unread(&error))?,

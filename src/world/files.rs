@@ -183,11 +183,11 @@ mod tests {
     fn the_world_is_what_a_watch_would_have_told() {
         let world = objects().world();
         let target = world.target("n", "a");
-        assert_eq!(target.cluster.map(|cluster| cluster.bounds.max), Some(Some(5)));
+        assert_eq!(target.cluster.as_ref().map(|cluster| cluster.bounds.max), Some(Some(5)));
         assert_eq!((target.scalers.len(), target.hpas.len()), (1, 0));
         assert_eq!(world.target("n", "b").hpas.len(), 1);
         assert_eq!(world.target("n", "unreadable").cluster, None);
-        assert_eq!(world.target("other", "a"), super::super::Target::default());
+        assert_eq!(*world.target("other", "a"), super::super::Target::default());
     }
 
     #[tokio::test]

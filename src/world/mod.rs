@@ -188,7 +188,8 @@ impl Attached for ForeignHpa {
 /// What the lock guards.
 #[derive(Debug, Default)]
 pub struct Index {
-    targets: HashMap<Key, Target>,
+    /// Shared, so that a look-up copies nothing; a change copies one that somebody is looking at.
+    targets: HashMap<Key, Arc<Target>>,
     scalers: HashMap<Key, String>,
     hpas: HashMap<Key, String>,
     leaving: HashMap<Key, String>,
@@ -250,13 +251,13 @@ impl World {
     }
 
     /// What is known of a cluster by that name. Nothing known: an empty target.
-    pub fn target(&self, namespace: &str, name: &str) -> Target {
+    pub fn target(&self, namespace: &str, name: &str) -> Arc<Target> {
         self.read().targets.get(&KeyRef { namespace, name }).cloned().unwrap_or_default()
     }
 
     /// Takes in a cluster, new or changed.
     pub fn put_cluster(&self, key: Key, cluster: Cluster) {
-        self.write().targets.entry(key).or_default().cluster = Some(cluster);
+        Arc::make_mut(self.write().targets.entry(key).or_default()).cluster = Some(cluster);
     }
 
     /// Forgets a cluster that is gone.
@@ -267,12 +268,9 @@ impl World {
     /// Takes in all clusters of a fresh list; those it lacks are gone.
     pub fn replace_clusters(&self, clusters: Vec<(Key, Cluster)>) {
         let mut index = self.write();
-        index.targets.retain(|_, target| {
-            target.cluster = None;
-            *target != Target::default()
-        });
+        index.change_all(|target| target.cluster = None);
         for (key, cluster) in clusters {
-            index.targets.entry(key).or_default().cluster = Some(cluster);
+            Arc::make_mut(index.targets.entry(key).or_default()).cluster = Some(cluster);
         }
     }
 
@@ -296,10 +294,7 @@ impl World {
         let mut index = self.write();
         let left: Vec<_> =
             D::index(&mut index).drain().map(|(key, cluster)| Key::new(key.namespace, cluster)).collect();
-        index.targets.retain(|_, target| {
-            D::of(target).clear();
-            *target != Target::default()
-        });
+        index.change_all(|target| D::of(target).clear());
         let mut claims = self.claims();
         let attach = |(key, attachment): (Key, Attachment<D>)| {
             let target = index.attach(&key, attachment);
@@ -392,13 +387,13 @@ impl Index {
             && self
                 .targets
                 .get_mut(&KeyRef { namespace, name })
-                .is_some_and(|target| D::of(target).contains(driver))
+                .is_some_and(|target| D::of(Arc::make_mut(target)).contains(driver))
     }
 
     /// The cluster that the driver is attached to now.
     fn attach<D: Attached>(&mut self, key: &Key, Attachment { cluster, driver }: Attachment<D>) -> Key {
         let target = Key::new(&key.namespace, &cluster);
-        let drivers = D::of(self.targets.entry(target.clone()).or_default());
+        let drivers = D::of(Arc::make_mut(self.targets.entry(target.clone()).or_default()));
         let place = drivers.partition_point(|known| known.name() < driver.name());
         drivers.insert(place, driver);
         D::index(self).insert(key.clone(), cluster);
@@ -415,11 +410,21 @@ impl Index {
     /// Changes a target, and drops it once nothing is known of it any more.
     fn change(&mut self, key: &Key, change: impl FnOnce(&mut Target)) {
         if let Some(target) = self.targets.get_mut(key) {
+            let target = Arc::make_mut(target);
             change(target);
             if *target == Target::default() {
                 self.targets.remove(key);
             }
         }
+    }
+
+    /// Changes every target, and drops those of which nothing is known any more.
+    fn change_all(&mut self, change: impl Fn(&mut Target)) {
+        self.targets.retain(|_, target| {
+            let target = Arc::make_mut(target);
+            change(target);
+            *target != Target::default()
+        });
     }
 }
 
@@ -449,7 +454,7 @@ mod tests {
         let target = world.target("n", "a");
         assert_eq!(names(&target), ["s"]);
         assert_eq!(target.cluster, Some(cluster("1")));
-        assert_eq!(world.target("other", "a"), Target::default());
+        assert_eq!(*world.target("other", "a"), Target::default());
     }
 
     #[test]
@@ -458,7 +463,7 @@ mod tests {
         let key = Key::new("n", "s");
         world.put(&key, Some(attachment("a", "s", false)));
         world.put(&key, Some(attachment("b", "s", false)));
-        assert_eq!(world.target("n", "a"), Target::default());
+        assert_eq!(*world.target("n", "a"), Target::default());
         assert_eq!(names(&world.target("n", "b")), ["s"]);
         world.put::<Scaler>(&key, None);
         assert!(world.read().targets.is_empty() && world.read().scalers.is_empty());
@@ -487,7 +492,7 @@ mod tests {
         assert_eq!(world.target("n", "gone").cluster, None);
         assert_eq!(names(&world.target("n", "gone")), ["s"]);
         world.replace::<Scaler>(Vec::new());
-        assert_eq!(world.target("n", "gone"), Target::default());
+        assert_eq!(*world.target("n", "gone"), Target::default());
         assert_eq!(world.target("n", "kept").cluster, Some(cluster("2")));
         world.remove_cluster(&Key::new("n", "kept"));
         assert!(world.read().targets.is_empty());

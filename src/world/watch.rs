@@ -406,8 +406,8 @@ mod tests {
         let on = async |events: Vec<Event<Guarded<HpaPart>>>| {
             feed(Hpas(Arc::clone(&world)), stream::iter(events.into_iter().map(Ok)), &synced).await;
             ["a", "b"].map(|cluster| {
-                let hpas = world.target("n", cluster).hpas;
-                hpas.into_iter().map(|hpa| hpa.name).collect::<Vec<_>>().join(" ")
+                let target = world.target("n", cluster);
+                target.hpas.iter().map(|hpa| hpa.name.clone()).collect::<Vec<_>>().join(" ")
             })
         };
         // The target's name is a number: unreadable, and no end of the watch.
