@@ -17,6 +17,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
+use vllm_operator::leader::LONGEST;
 
 use crate::plane::Plane;
 use crate::plane::wait::{Deadline, eventually};
@@ -223,20 +225,40 @@ pub async fn scale_operator(plane: &Plane, replicas: usize) -> anyhow::Result<()
     wait_for_operator(plane).await
 }
 
-/// Restarts the operator as one replica that does not lead: it answers, and reconciles nothing.
-pub async fn let_nobody_lead(plane: &Plane, client: &Client) -> anyhow::Result<()> {
-    scale_operator(plane, 0).await?;
-    nobody_leads(client).await?;
-    scale_operator(plane, 1).await
+/// Somebody who is not there, and holds the operator's Lease until this is dropped.
+pub struct Nobody {
+    _renewal: AbortOnDropHandle<()>,
 }
 
-/// Gives the operator's Lease to somebody who is not there, for a day.
-pub async fn nobody_leads(client: &Client) -> anyhow::Result<()> {
+/// Restarts the operator as one replica that does not lead: it answers, and reconciles nothing.
+pub async fn let_nobody_lead(plane: &Plane, client: &Client) -> anyhow::Result<Nobody> {
+    scale_operator(plane, 0).await?;
+    let nobody = nobody_leads(client).await?;
+    scale_operator(plane, 1).await?;
+    Ok(nobody)
+}
+
+/// Gives the operator's Lease to nobody.
+pub async fn nobody_leads(client: &Client) -> anyhow::Result<Nobody> {
+    renew_for_nobody(client).await?;
+    let client = client.clone();
+    let renewal = async move {
+        loop {
+            tokio::time::sleep(LONGEST / 10).await;
+            if let Err(error) = renew_for_nobody(&client).await {
+                eprintln!("the Lease of nobody was not renewed: {error:#}");
+            }
+        }
+    };
+    Ok(Nobody { _renewal: AbortOnDropHandle::new(tokio::spawn(renewal)) })
+}
+
+async fn renew_for_nobody(client: &Client) -> anyhow::Result<()> {
     let now = MicroTime(Timestamp::now());
     let lease = json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "vllm-operator"},
         "spec": {
-            "holderIdentity": "nobody", "leaseDurationSeconds": 86_400, "leaseTransitions": 0,
+            "holderIdentity": "nobody", "leaseDurationSeconds": LONGEST.as_secs(), "leaseTransitions": 0,
             "acquireTime": now, "renewTime": now,
         },
     });

@@ -146,7 +146,7 @@ pub async fn measure(testbed: &Path, operator: &Path, extent: &Extent) -> anyhow
         objects::namespace(&client, name).await?;
     }
     // Its admission is what is measured, and not that it reconciles.
-    addons::nobody_leads(&client).await?;
+    let _nobody = addons::nobody_leads(&client).await?;
     let folder = tempfile::tempdir()?;
     let identity = Identity::new(folder.path())?;
     let servers = start(&plane, &identity, testbed, operator)?;

@@ -317,10 +317,10 @@ fn stated(object: &impl Serialize) -> anyhow::Result<String> {
     Ok(object.to_string())
 }
 
-/// Creates all clusters, and for each what the operator would; until each has its StatefulSet. Nobody reconciles from here on.
+/// Creates all clusters, and for each what the operator would; until each has its StatefulSet. Nobody reconciles meanwhile.
 async fn written_bare(bench: &Bench, model: &Model, clusters: usize) -> anyhow::Result<Duration> {
     let (Bench { plane, client, .. }, places) = (bench, &places(BARE, clusters));
-    addons::let_nobody_lead(plane, client).await?;
+    let _nobody = addons::let_nobody_lead(plane, client).await?;
     namespaces(client, places).await?;
     let begun = Instant::now();
     let write = futures::stream::iter(places)

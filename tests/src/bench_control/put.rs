@@ -116,10 +116,10 @@ impl fmt::Display for Figures {
     }
 }
 
-/// Measures so many writes in each namespace. Nobody reconciles from here on.
+/// Measures so many writes in each namespace. Nobody reconciles meanwhile.
 pub async fn measure(bench: &Bench, writes: usize) -> anyhow::Result<Figures> {
     let Bench { plane, client, .. } = bench;
-    addons::let_nobody_lead(plane, client).await?;
+    let _nobody = addons::let_nobody_lead(plane, client).await?;
     let certificate = serve(plane).await?;
     let names = names(CLUSTERS);
     for called in Called::ALL {
