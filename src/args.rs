@@ -88,7 +88,7 @@ pub enum Command {
 pub enum Output {
     /// For people.
     Text,
-    /// As JSON, whose fields the command's page in docs describes.
+    /// As JSON.
     Json,
 }
 

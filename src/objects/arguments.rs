@@ -127,6 +127,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_image_that_is_taken_is_documented() {
+        assert!(include_str!("../../docs/vllmcluster.md").contains(&format!("`{DEFAULT_IMAGE}`")));
+    }
+
+    #[test]
     fn fields_become_flags_behind_the_users_own() {
         let spec = VLLMClusterSpec {
             model: Some("m".into()),
