@@ -150,8 +150,7 @@ async fn the_header_limit_spares_idle_connections_and_bodies() {
     let (begin, rest) = request.split_at(request.len() - 10);
     sending.send(begin).await;
     let mut waiting = server.connect().await;
-    waiting.send(&post(&review_of("wait"))).await;
-    within("the decision", server.decider.waiting.acquire()).await.expect("open").forget();
+    server.wait_with(&mut waiting).await;
 
     server.let_header_limit_pass().await;
     server.let_header_limit_pass().await;
@@ -176,8 +175,7 @@ async fn an_idle_connection_is_closed_at_its_limit() {
 async fn a_decision_may_take_longer_than_a_connection_may_be_idle() {
     let server = Server::start(Limits { idle: SHORT, ..unreached() }).await;
     let mut waiting = server.connect().await;
-    waiting.send(&post(&review_of("wait"))).await;
-    within("the decision", server.decider.waiting.acquire()).await.expect("open").forget();
+    server.wait_with(&mut waiting).await;
     // It connected later, and has reached the limit.
     server.connect().await.closed().await;
     server.decider.released.add_permits(1);
@@ -212,8 +210,7 @@ async fn at_the_cap_those_go_first_that_never_sent_a_request() {
 async fn at_the_cap_the_longest_idle_goes_next_and_never_one_that_is_asking() {
     let server = Server::start(Limits { connections: 3, ..unreached() }).await;
     let mut asking = server.connect_and_speak().await;
-    asking.send(&post(&review_of("wait"))).await;
-    within("the decision", server.decider.waiting.acquire()).await.expect("open").forget();
+    server.wait_with(&mut asking).await;
     let mut sooner = server.connect_and_speak().await;
     let mut later = server.connect_and_speak().await;
     // It was the last to connect, and has now been idle for longer.
@@ -236,8 +233,7 @@ async fn at_the_cap_the_longest_idle_goes_next_and_never_one_that_is_asking() {
 
     // Only the newcomer is left to go.
     for peer in [&mut sooner, &mut fifth] {
-        peer.send(&post(&review_of("wait"))).await;
-        within("the decision", server.decider.waiting.acquire()).await.expect("open").forget();
+        server.wait_with(peer).await;
     }
     server.connect_tcp().await.closed().await;
     server.decider.released.add_permits(3);
@@ -254,8 +250,7 @@ async fn a_drain_finishes_what_is_in_flight() {
     let mut stalled = server.connect_tcp().await;
     let mut speaking = server.connect_and_speak().await;
     let mut waiting = server.connect().await;
-    waiting.send(&post(&review_of("wait"))).await;
-    within("the decision", server.decider.waiting.acquire()).await.expect("open").forget();
+    server.wait_with(&mut waiting).await;
 
     // First step: all are served, and asked to go.
     server.stop.lame_duck.cancel();
@@ -319,8 +314,7 @@ async fn a_plain_port_has_the_same_limits() {
 async fn a_drain_ends_at_its_limit() {
     let server = Server::start(Limits { drain: SHORT, ..unreached() }).await;
     let mut waiting = server.connect().await;
-    waiting.send(&post(&review_of("wait"))).await;
-    within("the decision", server.decider.waiting.acquire()).await.expect("open").forget();
+    server.wait_with(&mut waiting).await;
     server.stop.stop.cancel();
     within("the server's end", server.ended).await.expect("no panic");
     assert_eq!(waiting.closed().await, "");

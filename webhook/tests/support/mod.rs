@@ -166,6 +166,12 @@ impl Server {
         peer
     }
 
+    /// Has a review of this peer decided, until the decider is released.
+    pub async fn wait_with(&self, peer: &mut Peer<TlsStream<TcpStream>>) {
+        peer.send(&post(&review_of("wait"))).await;
+        within("the decision", self.decider.waiting.acquire()).await.expect("open").forget();
+    }
+
     /// Lets the header limit of another connection pass: a clock that runs on the server's own.
     pub async fn let_header_limit_pass(&self) {
         let mut slow = self.connect().await;
