@@ -224,9 +224,11 @@ fn respond(
         let rule = outcome.refusals.first().map_or("", |finding| finding.rule.as_str());
         answers.denied(phase, rule).inc();
         // Of a name that the API server generates, the request tells nothing; the object does.
-        let of_object = request.name.is_empty().then(|| part::<Named<'_>>(request.object, "object").ok());
-        let metadata = of_object.flatten().unwrap_or_default().metadata;
-        let name = if request.name.is_empty() { &*metadata.name } else { &*request.name };
+        let metadata = match &*request.name {
+            "" => part::<Named<'_>>(request.object, "object").unwrap_or_default().metadata,
+            name => NamedMetadata { name: name.into(), ..NamedMetadata::default() },
+        };
+        let name = &*metadata.name;
         let called = Name::new(name, &metadata.generate_name);
         // Of a subresource, the object that it belongs to.
         let (group, kind) = match &*request.sub_resource {

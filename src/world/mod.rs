@@ -257,7 +257,7 @@ impl World {
 
     /// Takes in a cluster, new or changed.
     pub fn put_cluster(&self, key: Key, cluster: Cluster) {
-        Arc::make_mut(self.write().targets.entry(key).or_default()).cluster = Some(cluster);
+        self.write().target(key).cluster = Some(cluster);
     }
 
     /// Forgets a cluster that is gone.
@@ -270,7 +270,7 @@ impl World {
         let mut index = self.write();
         index.change_all(|target| target.cluster = None);
         for (key, cluster) in clusters {
-            Arc::make_mut(index.targets.entry(key).or_default()).cluster = Some(cluster);
+            index.target(key).cluster = Some(cluster);
         }
     }
 
@@ -393,7 +393,7 @@ impl Index {
     /// The cluster that the driver is attached to now.
     fn attach<D: Attached>(&mut self, key: &Key, Attachment { cluster, driver }: Attachment<D>) -> Key {
         let target = Key::new(&key.namespace, &cluster);
-        let drivers = D::of(Arc::make_mut(self.targets.entry(target.clone()).or_default()));
+        let drivers = D::of(self.target(target.clone()));
         let place = drivers.partition_point(|known| known.name() < driver.name());
         drivers.insert(place, driver);
         D::index(self).insert(key.clone(), cluster);
@@ -405,6 +405,11 @@ impl Index {
         let target = Key::new(&key.namespace, D::index(self).remove(key)?);
         self.change(&target, |target| D::of(target).retain(|driver| driver.name() != key.name));
         Some(target)
+    }
+
+    /// A target to be added to; a new one, where nothing is known of it yet.
+    fn target(&mut self, key: Key) -> &mut Target {
+        Arc::make_mut(self.targets.entry(key).or_default())
     }
 
     /// Changes a target, and drops it once nothing is known of it any more.
